@@ -1,0 +1,208 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::future_producer::DeliveryFuture;
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+
+use crate::{Cluster, SettingsError};
+
+/// Why a record was not produced.
+#[derive(Debug, thiserror::Error)]
+pub enum ProduceError {
+    /// This record can't be taken (too large, unknown topic and no auto-creation): another one may.
+    #[error("Kafka refuses a record for '{topic}': {reason}")]
+    Refused {
+        /// Where it was to go.
+        topic: String,
+        /// The broker's or librdkafka's reason.
+        reason: KafkaError,
+    },
+    /// The producer can't go on; make a new one (restart the service).
+    #[error("the Kafka producer can't go on and has to be made anew: {0}")]
+    Fatal(KafkaError),
+}
+
+impl ProduceError {
+    /// Whether the record is larger than the brokers take: the same record never will be taken.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. }
+            if reason.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge))
+    }
+}
+
+/// How a producer batches.
+#[derive(Clone, Debug)]
+pub struct ProducerSettings {
+    /// `none`, `gzip`, `snappy`, `lz4` or `zstd`.
+    pub compression: String,
+    /// The most bytes of one batch. Default 1,000,000.
+    pub batch_bytes: usize,
+    /// How long a record may wait for company. Default 5 ms.
+    pub linger: Duration,
+    /// The most bytes of records that wait for their acknowledgement; beyond it `send` waits. Default 32 MiB.
+    pub queue_bytes: usize,
+}
+
+impl Default for ProducerSettings {
+    fn default() -> Self {
+        Self {
+            compression: "none".to_owned(),
+            batch_bytes: 1_000_000,
+            linger: Duration::from_millis(5),
+            queue_bytes: 32 * 1024 * 1024,
+        }
+    }
+}
+
+/// A record on its way to Kafka.
+#[derive(Clone, Debug, Default)]
+pub struct OutRecord<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// The partition; `None`: Java's default partitioner (murmur2 of the key).
+    pub partition: Option<i32>,
+    /// The key's bytes.
+    pub key: Option<&'a [u8]>,
+    /// The value's bytes; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// The record's timestamp in Unix milliseconds; `None`: now.
+    pub timestamp_ms: Option<i64>,
+    /// Headers, in order.
+    pub headers: &'a [(String, Option<Vec<u8>>)],
+}
+
+/// A producer that does not lose what it took: idempotent, acknowledged by all replicas, and without
+/// librdkafka's time limit after which an unreachable broker means a dropped record.
+#[derive(Clone)]
+pub struct Producer {
+    inner: FutureProducer,
+}
+
+impl Producer {
+    /// Makes the producer; it connects in the background.
+    ///
+    /// # Errors
+    /// When librdkafka does not take the settings.
+    pub fn new(cluster: &Cluster, settings: &ProducerSettings) -> Result<Self, SettingsError> {
+        let inner = cluster
+            .client_config()
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // 0 is unlimited: the queue's bound, not a clock, limits what an outage may hold back.
+            .set("message.timeout.ms", "0")
+            .set("partitioner", "murmur2_random")
+            .set("compression.type", &settings.compression)
+            .set("batch.size", settings.batch_bytes.to_string())
+            .set("linger.ms", settings.linger.as_millis().to_string())
+            .set("queue.buffering.max.messages", "1000000")
+            .set(
+                "queue.buffering.max.kbytes",
+                (settings.queue_bytes / 1024).max(1).to_string(),
+            )
+            // A topic auto-created by the first record takes a moment to show up.
+            .set("topic.metadata.propagation.max.ms", "30000")
+            .create()?;
+        Ok(Self { inner })
+    }
+
+    /// Hands over a record; waits while the queue is full. The returned [`Delivery`] is the acknowledgement.
+    ///
+    /// # Errors
+    /// When the record can't be taken at all.
+    pub async fn send(&self, record: OutRecord<'_>) -> Result<Delivery, ProduceError> {
+        let topic = record.topic.to_owned();
+        let mut pending = FutureRecord::<[u8], [u8]>::to(record.topic);
+        pending.partition = record.partition;
+        pending.key = record.key;
+        pending.payload = record.value;
+        pending.timestamp = record.timestamp_ms;
+        if !record.headers.is_empty() {
+            let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+            let headers = record.headers.iter().fold(headers, |all, (key, value)| {
+                all.insert(Header {
+                    key,
+                    value: value.as_deref(),
+                })
+            });
+            pending.headers = Some(headers);
+        }
+        loop {
+            match self.inner.send_result(pending) {
+                Ok(inner) => return Ok(Delivery { topic, inner }),
+                Err((error, back)) if is_queue_full(&error) => {
+                    pending = back;
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Err((error, _)) => return Err(classify(&topic, error)),
+            }
+        }
+    }
+
+    /// Waits until everything handed over is acknowledged, at most for `limit`.
+    ///
+    /// # Errors
+    /// When some of it is not acknowledged by then.
+    pub async fn flush(&self, limit: Duration) -> Result<(), KafkaError> {
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || inner.flush(limit))
+            .await
+            .unwrap_or(Err(KafkaError::Canceled))
+    }
+
+    /// How many partitions the topic has; `None` while it does not exist or no broker answers within 5 s.
+    pub async fn partition_count(&self, topic: &str) -> Option<i32> {
+        let inner = self.inner.clone();
+        let topic = topic.to_owned();
+        let found = tokio::task::spawn_blocking(move || {
+            let metadata = inner
+                .client()
+                .fetch_metadata(Some(&topic), Duration::from_secs(5))
+                .ok()?;
+            let partitions = metadata.topics().first()?.partitions().len();
+            i32::try_from(partitions).ok().filter(|count| *count > 0)
+        });
+        found.await.ok().flatten()
+    }
+
+    /// Records handed over and not yet acknowledged.
+    pub fn in_flight(&self) -> usize {
+        usize::try_from(self.inner.in_flight_count()).unwrap_or(0)
+    }
+}
+
+fn is_queue_full(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+}
+
+fn classify(topic: &str, error: KafkaError) -> ProduceError {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PurgeQueue) => ProduceError::Fatal(error),
+        _ => ProduceError::Refused {
+            topic: topic.to_owned(),
+            reason: error,
+        },
+    }
+}
+
+/// The acknowledgement of a record to come: its partition and offset.
+pub struct Delivery {
+    topic: String,
+    inner: DeliveryFuture,
+}
+
+impl Future for Delivery {
+    type Output = Result<(i32, i64), ProduceError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut std::task::Context<'_>) -> Poll<Self::Output> {
+        let outcome = match ready!(Pin::new(&mut self.inner).poll(context)) {
+            Ok(Ok(delivery)) => Ok((delivery.partition, delivery.offset)),
+            Ok(Err((error, _))) => Err(classify(&self.topic, error)),
+            Err(_) => Err(ProduceError::Fatal(KafkaError::Canceled)),
+        };
+        Poll::Ready(outcome)
+    }
+}
