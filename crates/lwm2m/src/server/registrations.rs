@@ -1,0 +1,460 @@
+//! Registrations: their begin, their updates, their end (TS 1.1 core, section 6.2).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chacha20::rand_core::Rng as _;
+use coap::{Code, Method, Peer, Request, Response, Token};
+use lwm2m_codec::ContentFormat;
+use lwm2m_model::ObjectPath;
+
+use super::register::{Refusal, Register, Update};
+use super::{Event, Server};
+use crate::registration::root_path;
+use crate::{Now, Observation, ObservationState, Registration, RegistrationUpdate, RequestFailure};
+
+/// The answer to a device's request, and whose lane may have something to send after it.
+pub(super) struct Answer {
+    pub(super) response: Response,
+    pub(super) then_serve: Option<Arc<str>>,
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Self {
+            response,
+            then_serve: None,
+        }
+    }
+}
+
+/// `/.well-known/core` of a server (RFC 6690): where to register.
+const WELL_KNOWN: &str = "</rd>;rt=\"core.rd\"";
+
+/// Registrations that end in one turn: after an outage of a server all of them may be over at the same time.
+const EXPIRIES_PER_TURN: usize = 1_000;
+
+impl Server {
+    pub(super) fn answer(&mut self, now: Now, from: Peer, request: &Request) -> Answer {
+        let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
+        let answer = match (path.as_slice(), request.method) {
+            (["rd"], Method::Post) => self.register(now, from, request),
+            (["rd", id], Method::Post | Method::Put) => self.update(now, from, id, request),
+            (["rd", id], Method::Delete) => self.deregister(id),
+            (["rd"] | ["rd", _], _) => {
+                self.stats.unknown_requests += 1;
+                return Response::new(Code::METHOD_NOT_ALLOWED).into();
+            }
+            ([".well-known", "core"], Method::Get) => {
+                let content_format = Some(ContentFormat::Link.id());
+                let payload = WELL_KNOWN.as_bytes().into();
+                return Response {
+                    content_format,
+                    payload,
+                    ..Response::new(Code::CONTENT)
+                }
+                .into();
+            }
+            _ => {
+                self.stats.unknown_requests += 1;
+                return Response::new(Code::NOT_FOUND).into();
+            }
+        };
+        answer.unwrap_or_else(|refusal| {
+            if refusal.code == Code::SERVICE_UNAVAILABLE {
+                self.stats.registrations_over_limit += 1;
+            } else {
+                self.stats.registrations_refused += 1;
+            }
+            refusal.into_response().into()
+        })
+    }
+
+    fn register(&mut self, now: Now, from: Peer, request: &Request) -> Result<Answer, Refusal> {
+        let register = Register::parse(request, &self.config)?;
+        let known = self.registration(&register.endpoint).is_some();
+        if !known && self.registered >= self.config.max_registrations {
+            return Err(Refusal::new(
+                Code::SERVICE_UNAVAILABLE,
+                "this server has as many devices as it takes",
+            ));
+        }
+        let registration = Arc::new(Registration {
+            registration_id: self.new_registration_id(),
+            peer: from,
+            registered_at_unix_ms: now.unix_ms,
+            last_update_unix_ms: now.unix_ms,
+            lifetime: register.lifetime,
+            version: register.version,
+            binding: register.binding,
+            sms: register.sms,
+            root_path: root_path(&register.links),
+            links: register.links,
+            attributes: register.attributes,
+            endpoint: register.endpoint,
+        });
+        let endpoint: Arc<str> = registration.endpoint.as_str().into();
+        let replaced = self.registration(&endpoint).cloned();
+        if let Some(old) = &replaced {
+            self.by_registration_id.remove(&old.registration_id);
+            self.drop_in_flight_of_replaced(&endpoint, old.peer == from);
+        }
+        self.install(now, &endpoint, Arc::clone(&registration));
+        if let Some(device) = self.devices.get(&endpoint) {
+            for kept in device.observations.values() {
+                watch_afresh(&mut self.coap, from, &registration, &kept.observation);
+            }
+        }
+        let location_path = vec!["rd".to_owned(), registration.registration_id.clone()];
+        self.events.push_back(Event::Registered {
+            registration,
+            replaced,
+        });
+        self.establish_all(now, &endpoint, |_| true);
+        let response = Response {
+            location_path,
+            ..Response::new(Code::CREATED)
+        };
+        Ok(Answer {
+            response,
+            then_serve: Some(endpoint),
+        })
+    }
+
+    fn update(
+        &mut self,
+        now: Now,
+        from: Peer,
+        id: &str,
+        request: &Request,
+    ) -> Result<Answer, Refusal> {
+        let Some(endpoint) = self.by_registration_id.get(id).cloned() else {
+            return Err(Refusal::new(
+                Code::NOT_FOUND,
+                "no such registration: register anew",
+            ));
+        };
+        let update = Update::parse(request, &self.config)?;
+        let Some(previous) = self.registration(&endpoint).cloned() else {
+            return Err(Refusal::new(
+                Code::NOT_FOUND,
+                "no such registration: register anew",
+            ));
+        };
+        let mut registration = Registration::clone(&previous);
+        registration.peer = from;
+        registration.last_update_unix_ms = now.unix_ms;
+        if let Some(lifetime) = update.lifetime {
+            registration.lifetime = lifetime;
+        }
+        if let Some(binding) = &update.binding {
+            registration.binding = binding.clone();
+        }
+        if let Some(sms) = &update.sms {
+            registration.sms = Some(sms.clone());
+        }
+        if let Some(links) = &update.links {
+            registration.root_path = root_path(links);
+            registration.links = links.clone();
+        }
+        for (name, value) in &update.attributes {
+            let room = registration.attributes.len() < self.config.max_attributes;
+            if room || registration.attributes.contains_key(name) {
+                registration.attributes.insert(name.clone(), value.clone());
+            }
+        }
+        let registration = Arc::new(registration);
+        self.install(now, &endpoint, Arc::clone(&registration));
+        let new_objects = update.links.is_some();
+        let update = RegistrationUpdate {
+            registration_id: registration.registration_id.clone(),
+            endpoint: registration.endpoint.clone(),
+            peer: from,
+            at_unix_ms: now.unix_ms,
+            lifetime: update.lifetime,
+            sms: update.sms,
+            binding: update.binding,
+            links: update.links,
+            attributes: update.attributes,
+        };
+        self.events.push_back(Event::Updated {
+            registration,
+            previous,
+            update,
+        });
+        // A sign of life: what was lost is asked for again. What the device refused, only when its objects changed.
+        self.establish_all(now, &endpoint, |kept| {
+            kept.state == ObservationState::Dormant && (new_objects || !kept.refused)
+        });
+        Ok(Answer {
+            response: Response::new(Code::CHANGED),
+            then_serve: Some(endpoint),
+        })
+    }
+
+    fn deregister(&mut self, id: &str) -> Result<Answer, Refusal> {
+        let Some(endpoint) = self.by_registration_id.get(id).cloned() else {
+            return Err(Refusal::new(Code::NOT_FOUND, "no such registration"));
+        };
+        self.end_registration(&endpoint, false);
+        Ok(Response::new(Code::DELETED).into())
+    }
+
+    /// Puts a registration in its place: timers, indexes, and where its observations come from.
+    fn install(&mut self, now: Now, endpoint: &Arc<str>, registration: Arc<Registration>) {
+        let silent_ms = now.unix_ms.saturating_sub(registration.last_update_unix_ms);
+        let silent = Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0));
+        let left = (registration.lifetime + self.config.lifetime_grace).saturating_sub(silent);
+        let device = self.devices.entry(Arc::clone(endpoint)).or_default();
+        if let Some(at) = device.expires.take() {
+            self.expiries.remove(&(at, Arc::clone(endpoint)));
+        }
+        // An instant too far away to be represented never comes.
+        device.expires = now.instant.checked_add(left);
+        if let Some(at) = device.expires {
+            self.expiries.insert((at, Arc::clone(endpoint)));
+        }
+        if let Some(departure) = device.dormant_since.take() {
+            self.dormant.remove(&departure);
+        }
+        let peer = registration.peer;
+        self.by_registration_id
+            .insert(registration.registration_id.clone(), Arc::clone(endpoint));
+        match device.registration.replace(registration) {
+            None => self.registered += 1,
+            Some(old) if old.peer != peer => {
+                // Datagrams sent before the change may still come from the old address: keep it, but only one.
+                if let Some(older) = device.other_peer.replace(old.peer)
+                    && older != peer
+                {
+                    for kept in device.observations.values() {
+                        self.coap.unwatch(older, kept.observation.token);
+                    }
+                }
+            }
+            Some(_) => {}
+        }
+        if device.other_peer == Some(peer) {
+            device.other_peer = None;
+        }
+        let Some(registration) = device.registration.clone() else {
+            return;
+        };
+        for kept in device.observations.values() {
+            watch(&mut self.coap, peer, &registration, &kept.observation);
+        }
+    }
+
+    /// A notification of a device comes from an address that is not its registration's: a NAT on the way has given it
+    /// another one, and the device itself does not know. It has shown a token of 64 random bits, so its notifications
+    /// are taken; requests go on to the old address until it updates. Without security only: a DTLS session that goes
+    /// on from another address keeps its number.
+    pub(super) fn follow_stray(&mut self, from: Peer, datagram: &[u8]) {
+        let Some((endpoint, _)) =
+            notification_token(datagram).and_then(|token| self.by_token.get(&token))
+        else {
+            return;
+        };
+        let Some(device) = self.devices.get_mut(endpoint) else {
+            return;
+        };
+        let Some(registration) = &device.registration else {
+            return;
+        };
+        if registration.peer == from
+            || device.other_peer == Some(from)
+            || registration.peer.session != from.session
+        {
+            return;
+        }
+        let older = device.other_peer.replace(from);
+        for kept in device.observations.values() {
+            if let Some(older) = older {
+                self.coap.unwatch(older, kept.observation.token);
+            }
+            watch(&mut self.coap, from, registration, &kept.observation);
+        }
+    }
+
+    /// Ends what is over, as much as one turn of the driver takes; the next timeout is at once if there is more.
+    pub(super) fn expire_registrations(&mut self, now: Now) {
+        for _ in 0..EXPIRIES_PER_TURN {
+            match self.expiries.first().cloned() {
+                Some((at, endpoint)) if at <= now.instant => self.end_registration(&endpoint, true),
+                _ => return,
+            }
+        }
+    }
+
+    fn end_registration(&mut self, endpoint: &Arc<str>, expired: bool) {
+        let Some(device) = self.devices.get_mut(endpoint) else {
+            return;
+        };
+        if let Some(at) = device.expires.take() {
+            self.expiries.remove(&(at, Arc::clone(endpoint)));
+        }
+        let Some(registration) = device.registration.take() else {
+            return;
+        };
+        self.registered -= 1;
+        self.by_registration_id
+            .remove(&registration.registration_id);
+        let peers = [Some(registration.peer), device.other_peer.take()];
+        for kept in device.observations.values_mut() {
+            kept.state = ObservationState::Dormant;
+            kept.refused = false;
+            for peer in peers.into_iter().flatten() {
+                self.coap.unwatch(peer, kept.observation.token);
+            }
+        }
+        self.events.push_back(Event::Deregistered {
+            registration,
+            expired,
+        });
+        self.clear_lane(endpoint, |sent| RequestFailure::Gone { sent });
+        self.retire(endpoint);
+    }
+
+    /// What becomes of a device without a registration: gone, or its observations wait for its return.
+    pub(super) fn retire(&mut self, endpoint: &Arc<str>) {
+        let departure = self.next_serial();
+        let Some(device) = self.devices.get_mut(endpoint) else {
+            return;
+        };
+        if device.registration.is_some() {
+            return;
+        }
+        if device.observations.is_empty() {
+            if let Some(departure) = device.dormant_since {
+                self.dormant.remove(&departure);
+            }
+            self.devices.remove(endpoint);
+            return;
+        }
+        if device.dormant_since.is_none() {
+            device.dormant_since = Some(departure);
+            self.dormant.insert(departure, Arc::clone(endpoint));
+        }
+        while self.dormant.len() > self.config.max_dormant_devices
+            && let Some((_, first)) = self.dormant.pop_first()
+        {
+            self.evict(&first);
+        }
+    }
+
+    fn new_registration_id(&mut self) -> String {
+        const LETTERS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        loop {
+            // Ten characters of six bits: too many ids to guess another device's.
+            let bits = self.rng.next_u64();
+            let letter = |n: u32| LETTERS[(bits >> (6 * n) & 63) as usize];
+            let id: String = (0..10).map(letter).map(char::from).collect();
+            if !self.by_registration_id.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Takes up what a store kept. Call it once, before anything else, with what the last run left.
+    ///
+    /// A registration goes on with the lifetime it has left; one whose time was over meanwhile ends with
+    /// [`Event::Deregistered`] at the first [`handle_timeout`](Self::handle_timeout). Notifications of the observations
+    /// are accepted at once. Those that the registration they stand under did not confirm yet are asked for again.
+    pub fn restore(
+        &mut self,
+        now: Now,
+        registrations: impl IntoIterator<Item = Registration>,
+        observations: impl IntoIterator<Item = Observation>,
+    ) {
+        for observation in observations {
+            self.keep_restored(observation);
+        }
+        let mut endpoints = Vec::new();
+        for registration in registrations {
+            let endpoint: Arc<str> = registration.endpoint.as_str().into();
+            self.install(now, &endpoint, Arc::new(registration));
+            endpoints.push(endpoint);
+        }
+        for endpoint in endpoints {
+            let Some(current) = self
+                .registration(&endpoint)
+                .map(|r| r.registration_id.clone())
+            else {
+                continue;
+            };
+            if let Some(device) = self.devices.get_mut(&endpoint) {
+                for kept in device.observations.values_mut() {
+                    if kept.observation.registration_id == current {
+                        kept.state = ObservationState::Active;
+                    }
+                }
+            }
+            self.establish_all(now, &endpoint, |kept| {
+                kept.state != ObservationState::Active
+            });
+            self.pump(now, &endpoint);
+        }
+        let gone: Vec<Arc<str>> = self
+            .devices
+            .iter()
+            .filter(|(_, d)| d.registration.is_none())
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for endpoint in gone {
+            self.retire(&endpoint);
+        }
+    }
+}
+
+/// The request that starts an observation.
+pub(super) fn observe_request(
+    registration: &Registration,
+    path: ObjectPath,
+    accept: Option<u16>,
+) -> Request {
+    Request {
+        accept: accept.or(Some(ContentFormat::Tlv.id())),
+        observe: Some(0),
+        ..Request::new(Method::Get, registration.uri_path(&path))
+    }
+}
+
+/// Takes notifications of an observation from a peer. What was seen of it from there stays known.
+pub(super) fn watch(
+    coap: &mut coap::Endpoint,
+    peer: Peer,
+    registration: &Registration,
+    observation: &Observation,
+) {
+    let request = observe_request(registration, observation.path, observation.content_format);
+    coap.watch_request(peer, observation.token, request);
+}
+
+/// The same, from a device that may have begun to count its notifications anew (RFC 7641 section 3.4).
+pub(super) fn watch_afresh(
+    coap: &mut coap::Endpoint,
+    peer: Peer,
+    registration: &Registration,
+    observation: &Observation,
+) {
+    coap.unwatch(peer, observation.token);
+    watch(coap, peer, registration, observation);
+}
+
+/// The token of a datagram that may be a notification with one of our tokens: version 1, CON or NON, eight bytes of
+/// token, a response's code.
+///
+/// ```text
+/// |0 1|T T|TKL=8| 2.xx … 5.xx | message id | token, 8 bytes …
+/// ```
+fn notification_token(datagram: &[u8]) -> Option<Token> {
+    let [first, code, _, _, rest @ ..] = datagram else {
+        return None;
+    };
+    let confirmable_or_not = *first & 0b1110_1111 == 0b0100_1000;
+    if !confirmable_or_not || *code < Code::CREATED.0 {
+        return None;
+    }
+    Token::new(rest.get(..Token::MAX_LEN)?).ok()
+}
