@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::{ArgAction, ArgMatches, Command};
+use clap::{ArgAction, Command, FromArgMatches};
 use toml::{Table, Value};
 
 /// Why the configuration can't be used.
@@ -53,28 +53,25 @@ pub enum ConfigError {
     },
 }
 
-/// Parses this process's arguments, environment and file; prints the error and ends the process when they can't be used.
-pub fn parse<P: clap::Parser>() -> P {
-    parse_from::<P>(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
-}
-
-/// The same for given arguments (the first is the program's name).
+/// Parses arguments (the first is the program's name), environment and file as `P`, with its usual command line.
 ///
 /// # Errors
 /// What clap or the layers say; its message is for the operator.
 pub fn parse_from<P: clap::Parser>(arguments: Vec<OsString>) -> Result<P, clap::Error> {
-    let matches = matches(P::command(), arguments)?;
-    P::from_arg_matches(&matches)
+    parse_as(P::command(), arguments)
 }
 
-/// The layers over any clap command, for programs that build theirs by hand.
+/// The same where the program changed the command line that `P` derives.
 ///
 /// # Errors
 /// As [`parse_from`].
-pub fn matches(command: Command, arguments: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
+pub fn parse_as<P: FromArgMatches>(
+    command: Command,
+    arguments: Vec<OsString>,
+) -> Result<P, clap::Error> {
     let layered = layered(command, &arguments)
         .map_err(|error| clap::Error::raw(clap::error::ErrorKind::Io, format!("{error}\n")))?;
-    layered.try_get_matches_from(arguments)
+    P::from_arg_matches(&layered.try_get_matches_from(arguments)?)
 }
 
 fn layered(mut command: Command, arguments: &[OsString]) -> Result<Command, ConfigError> {

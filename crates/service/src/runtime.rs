@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -163,10 +164,12 @@ async fn stdin_closed(wanted: bool) {
 }
 
 fn init_logging(common: &CommonArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&common.log)
+    // librdkafka repeats itself while brokers are away; what matters of it is said once by the service's conditions.
+    let filter = EnvFilter::try_new(format!("librdkafka=off,rdkafka=off,{}", common.log))
         .with_context(|| format!("'{}' is not a log filter (--log)", common.log))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     let result = match common.log_format {
         LogFormat::Text => builder.with_target(true).try_init(),
