@@ -1,0 +1,315 @@
+//! The last values seen of each device, so that whoever looks sees something at once.
+//!
+//! GET `/api/clients/<ep>/values` answers
+//! `{"observed": ["/3303/0/5700"], "values": [{"path": …, "timestamp": <Unix ms>, "val": <node>}]}`: what notifications
+//! and reads showed, resource by resource. It is a convenience, in memory, gone with the registration and with the
+//! server. `observed` has the paths whose observation was seen at work: one that has not notified since the server was
+//! started is not there yet.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use lwm2m_model::{InstanceNode, Node, ObjectPath, ResourceContent, ResourceNode, Value};
+use serde_json::{Value as Json, json};
+
+use super::shape;
+
+/// The most values and observed paths kept; beyond them known ones are still renewed.
+const ENTRIES: usize = 100_000;
+/// The most bytes of values, as far as they can be counted.
+const BYTES: usize = 64 * 1024 * 1024;
+/// What an entry costs besides its value.
+const OVERHEAD: usize = 64;
+
+#[derive(Default)]
+pub(super) struct Values(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    devices: HashMap<String, Device>,
+    entries: usize,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Device {
+    values: BTreeMap<ObjectPath, Known>,
+    observed: BTreeSet<ObjectPath>,
+}
+
+/// The last value of a resource, or of a resource instance.
+struct Known {
+    node: Node,
+    at_unix_ms: i64,
+    bytes: usize,
+}
+
+impl Values {
+    /// A device showed this node at this path.
+    pub(super) fn seen(&self, endpoint: &str, path: ObjectPath, node: &Node, at_unix_ms: i64) {
+        let mut kept = self.lock();
+        let one = |id: u16, of: &ResourceNode, instance: ObjectPath, kept: &mut Kept| {
+            if let Some(path) = instance.child(id) {
+                kept.put(
+                    endpoint,
+                    path,
+                    || Node::Resource(of.clone()),
+                    of_resource(of),
+                    at_unix_ms,
+                );
+            }
+        };
+        let all = |instance: &InstanceNode, path: ObjectPath, kept: &mut Kept| {
+            for (id, of) in &instance.resources {
+                one(*id, of, path, kept);
+            }
+        };
+        match node {
+            Node::Object(object) => {
+                for (id, instance) in &object.instances {
+                    if let Some(path) = path.child(*id) {
+                        all(instance, path, &mut kept);
+                    }
+                }
+            }
+            Node::Instance(instance) => all(instance, path, &mut kept),
+            Node::Resource(of) => {
+                kept.put(endpoint, path, || node.clone(), of_resource(of), at_unix_ms);
+            }
+            Node::ResourceInstance { value, .. } => {
+                kept.put(endpoint, path, || node.clone(), of_value(value), at_unix_ms);
+            }
+        }
+    }
+
+    /// A path is observed.
+    pub(super) fn observed(&self, endpoint: &str, path: ObjectPath) {
+        let mut kept = self.lock();
+        let known = kept.devices.get(endpoint);
+        if kept.entries < ENTRIES && known.is_none_or(|device| !device.observed.contains(&path)) {
+            kept.device(endpoint).observed.insert(path);
+            kept.entries += 1;
+        }
+    }
+
+    /// A path is observed no more.
+    pub(super) fn unobserved(&self, endpoint: &str, path: ObjectPath) {
+        let mut kept = self.lock();
+        let removed = kept
+            .devices
+            .get_mut(endpoint)
+            .is_some_and(|device| device.observed.remove(&path));
+        kept.entries -= usize::from(removed);
+    }
+
+    /// What was below a path is gone.
+    pub(super) fn deleted(&self, endpoint: &str, path: ObjectPath) {
+        let mut kept = self.lock();
+        let Some(device) = kept.devices.get_mut(endpoint) else {
+            return;
+        };
+        let (mut entries, mut bytes) = (0, 0);
+        device.values.retain(|at, known| {
+            let stays = !path.contains(at);
+            if !stays {
+                entries += 1;
+                bytes += known.bytes;
+            }
+            stays
+        });
+        kept.entries -= entries;
+        kept.bytes -= bytes;
+    }
+
+    /// A device is gone.
+    pub(super) fn forget(&self, endpoint: &str) {
+        self.lock().remove(endpoint);
+    }
+
+    /// Whether nothing is kept.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().devices.is_empty()
+    }
+
+    /// Forgets all devices but these.
+    pub(super) fn retain(&self, here: impl Fn(&str) -> bool) {
+        let mut kept = self.lock();
+        let gone: Vec<String> = kept
+            .devices
+            .keys()
+            .filter(|endpoint| !here(endpoint))
+            .cloned()
+            .collect();
+        for endpoint in gone {
+            kept.remove(&endpoint);
+        }
+    }
+
+    /// What is known of a device.
+    pub(super) fn of(&self, endpoint: &str) -> Json {
+        let kept = self.lock();
+        let Some(device) = kept.devices.get(endpoint) else {
+            return json!({ "observed": [], "values": [] });
+        };
+        let values = device.values.iter().map(|(path, known)| {
+            json!({
+                "path": path.to_string(),
+                "timestamp": known.at_unix_ms,
+                "val": shape::node(&known.node),
+            })
+        });
+        json!({
+            "observed": device.observed.iter().map(ToString::to_string).collect::<Json>(),
+            "values": values.collect::<Json>(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // Nothing panics while it is held; and old values are better than none.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn put(
+        &mut self,
+        endpoint: &str,
+        path: ObjectPath,
+        node: impl FnOnce() -> Node,
+        bytes: usize,
+        at_unix_ms: i64,
+    ) {
+        let before = self
+            .devices
+            .get(endpoint)
+            .and_then(|device| device.values.get(&path))
+            .map(|known| known.bytes);
+        let others = self.bytes - before.unwrap_or(0);
+        if (before.is_none() && self.entries >= ENTRIES) || others + bytes > BYTES {
+            return;
+        }
+        let known = Known {
+            node: node(),
+            at_unix_ms,
+            bytes,
+        };
+        self.device(endpoint).values.insert(path, known);
+        self.bytes = others + bytes;
+        self.entries += usize::from(before.is_none());
+    }
+
+    fn device(&mut self, endpoint: &str) -> &mut Device {
+        // `entry` would copy the name each time, and there is a notification for each call.
+        if !self.devices.contains_key(endpoint) {
+            self.devices.insert(endpoint.to_owned(), Device::default());
+        }
+        self.devices
+            .get_mut(endpoint)
+            .expect("it was there, or has just been put there")
+    }
+
+    fn remove(&mut self, endpoint: &str) {
+        if let Some(device) = self.devices.remove(endpoint) {
+            self.entries -= device.values.len() + device.observed.len();
+            self.bytes -= device
+                .values
+                .values()
+                .map(|known| known.bytes)
+                .sum::<usize>();
+        }
+    }
+}
+
+fn of_resource(resource: &ResourceNode) -> usize {
+    match &resource.content {
+        ResourceContent::Single(value) => of_value(value),
+        ResourceContent::Multiple { instances, .. } => instances.values().map(of_value).sum(),
+    }
+}
+
+fn of_value(value: &Value) -> usize {
+    OVERHEAD
+        + match value {
+            Value::String(text) | Value::CoreLink(text) => text.len(),
+            Value::Opaque(bytes) => bytes.len(),
+            _ => 0,
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> ObjectPath {
+        text.parse().unwrap()
+    }
+
+    fn temperature(value: f64) -> Node {
+        Node::single(5700, Value::Float(value))
+    }
+
+    #[test]
+    fn the_last_value_of_each_resource_is_kept() {
+        let values = Values::default();
+        let instance = Node::Instance(InstanceNode::new(
+            0,
+            [
+                ResourceNode::single(5700, Value::Float(19.0)),
+                ResourceNode::single(5701, Value::String("Cel".to_owned())),
+            ],
+        ));
+        values.seen("dev", path("/3303/0"), &instance, 1);
+        values.seen("dev", path("/3303/0/5700"), &temperature(20.0), 2);
+        values.observed("dev", path("/3303/0/5700"));
+        values.observed("dev", path("/3303/0/5700"));
+        assert_eq!(
+            values.of("dev"),
+            json!({
+                "observed": ["/3303/0/5700"],
+                "values": [
+                    {"path": "/3303/0/5700", "timestamp": 2,
+                        "val": {"kind": "singleResource", "id": 5700, "type": "FLOAT", "value": "20.0"}},
+                    {"path": "/3303/0/5701", "timestamp": 1,
+                        "val": {"kind": "singleResource", "id": 5701, "type": "STRING", "value": "Cel"}},
+                ],
+            })
+        );
+        values.unobserved("dev", path("/3303/0/5700"));
+        values.deleted("dev", path("/3303/0"));
+        assert_eq!(values.of("dev"), json!({"observed": [], "values": []}));
+        assert_eq!(values.lock().entries, 0);
+        assert_eq!(values.lock().bytes, 0);
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_kept() {
+        let values = Values::default();
+        let seen = |device: usize, value| {
+            for id in 0..1_000 {
+                let path = ObjectPath::Resource(3303, id, 5700);
+                values.seen(&format!("dev{device}"), path, &temperature(value), 1);
+            }
+        };
+        (0..101).for_each(|device| seen(device, 19.0));
+        assert_eq!(values.lock().entries, ENTRIES);
+        assert_eq!(values.of("dev100")["values"], json!([]));
+        // Known ones are renewed, and who goes makes room.
+        seen(0, 20.0);
+        assert_eq!(values.of("dev0")["values"][0]["val"]["value"], "20.0");
+        values.forget("dev1");
+        seen(100, 19.0);
+        assert_eq!(
+            values.of("dev100")["values"].as_array().unwrap().len(),
+            1_000
+        );
+        values.retain(|endpoint| endpoint == "dev7");
+        assert_eq!(values.lock().entries, 1_000);
+
+        let long = Node::single(0, Value::Opaque(vec![0; BYTES]));
+        values.seen("dev7", path("/5/0/0"), &long, 1);
+        assert_eq!(values.lock().entries, 1_000);
+        values.retain(|_| false);
+        assert!(values.is_empty());
+        assert_eq!(values.lock().bytes, 0);
+    }
+}
