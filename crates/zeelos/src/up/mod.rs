@@ -1,0 +1,134 @@
+//! `zeelos up`: the whole path on one machine, each service as its own child process.
+
+mod check;
+mod children;
+mod observe;
+mod plan;
+mod ports;
+mod stats;
+mod view;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use records::GatewayId;
+use service::{CommonArgs, Context};
+
+use children::Supervisor;
+use plan::Plan;
+
+/// What `up` runs and where.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct UpArgs {
+    /// A gateway to run; may be given more than once
+    #[arg(long = "gateway", default_value = "demo", value_name = "ID")]
+    gateways: Vec<GatewayId>,
+    /// Virtual sensors per gateway
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(0..=100))]
+    sensors: u16,
+    /// Keep all data in this folder, over restarts (default: a temporary folder, removed at the end)
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// The address that devices, browsers and Kafka clients may come to
+    #[arg(long, default_value = "127.0.0.1")]
+    bind: IpAddr,
+    /// Use this Kafka cluster as the cloud's instead of an embedded broker
+    #[arg(long, value_name = "HOST:PORT")]
+    kafka_cloud: Option<String>,
+    /// Use this Kafka cluster as the gateway's instead of an embedded broker (one gateway only)
+    #[arg(long, value_name = "HOST:PORT")]
+    kafka_gateway: Option<String>,
+    /// Use this schema registry as the cloud's
+    #[arg(long, value_name = "URL")]
+    registry_cloud: Option<String>,
+    /// Use this schema registry as the gateway's
+    #[arg(long, value_name = "URL")]
+    registry_gateway: Option<String>,
+    /// Run the path once, on free ports and fresh data, and say what passed each stage
+    #[arg(long)]
+    check: bool,
+    /// How `--check` prints its result
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+    /// How long `--check` waits for all stages, in seconds
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    check_timeout: u64,
+    /// No live view: a line every ten seconds instead
+    #[arg(long)]
+    no_view: bool,
+    /// Break a stage, to see that `--check` names it
+    #[arg(long = "break", hide = true, value_enum, value_name = "STAGE")]
+    broken: Option<check::CheckStage>,
+}
+
+/// How a result is printed.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    /// For people.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+pub(crate) fn run(args: UpArgs, common: &CommonArgs) -> anyhow::Result<ExitCode> {
+    let shows_view = !args.check && !args.no_view && view::is_terminal();
+    let mut common = common.clone();
+    if shows_view || (args.check && common.log == "info") {
+        // The view and the check's table own the terminal; each child's log is in its file.
+        common.log = "error".to_owned();
+    }
+    let mut code = ExitCode::SUCCESS;
+    service::run("up", &common, |context| {
+        let outcome = &mut code;
+        Box::pin(async move {
+            *outcome = supervise(args, context, shows_view).await?;
+            Ok(())
+        })
+    })?;
+    Ok(code)
+}
+
+async fn supervise(args: UpArgs, context: Context, shows_view: bool) -> anyhow::Result<ExitCode> {
+    let temporary = match &args.data_dir {
+        Some(_) if !args.check => None,
+        _ => Some(tempfile::Builder::new().prefix("zeelos-").tempdir()?),
+    };
+    let data_dir = match (&temporary, &args.data_dir) {
+        (Some(temporary), _) => temporary.path().to_owned(),
+        (None, Some(given)) => given.clone(),
+        (None, None) => unreachable!("without --data-dir there is a temporary folder"),
+    };
+    std::fs::create_dir_all(&data_dir)
+        .with_context(|| format!("can't make the data folder {}", data_dir.display()))?;
+    let plan = Arc::new(Plan::new(&args, data_dir)?);
+    let supervisor = Supervisor::start(&plan)?;
+    let result = if args.check {
+        let limit = Duration::from_secs(args.check_timeout);
+        check::run(&plan, &supervisor, args.output, limit, &context).await
+    } else {
+        keep_running(&plan, &supervisor, shows_view, &context).await
+    };
+    supervisor.stop().await;
+    if !args.check && shows_view {
+        println!("stopped; {}", plan.data_note(temporary.is_none()));
+    }
+    result
+}
+
+async fn keep_running(
+    plan: &Arc<Plan>,
+    supervisor: &Supervisor,
+    shows_view: bool,
+    context: &Context,
+) -> anyhow::Result<ExitCode> {
+    context.health.set_ready();
+    let asking = observe::start(Arc::clone(plan), context.shutdown.clone());
+    let shown = view::show(plan, supervisor, shows_view, &context.shutdown).await;
+    asking.abort();
+    shown.map(|()| ExitCode::SUCCESS)
+}
