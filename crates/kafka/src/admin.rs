@@ -13,16 +13,21 @@ use service::{Backoff, CancellationToken, Condition};
 use crate::{Cluster, SettingsError};
 
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// One attempt of those that go on until they succeed: how long it takes to say that a cluster is away.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(4);
 
 /// The cluster's own id, which tells two clusters apart whatever their addresses.
 ///
 /// # Errors
 /// When no broker answers within 10 s.
 pub async fn fetch_cluster_id(cluster: &Cluster) -> anyhow::Result<String> {
+    cluster_id_within(cluster, CALL_LIMIT).await
+}
+
+async fn cluster_id_within(cluster: &Cluster, limit: Duration) -> anyhow::Result<String> {
     let bootstrap = cluster.bootstrap().to_owned();
     let client: BaseConsumer = cluster.client_config().create()?;
-    let id =
-        tokio::task::spawn_blocking(move || client.client().fetch_cluster_id(CALL_LIMIT)).await?;
+    let id = tokio::task::spawn_blocking(move || client.client().fetch_cluster_id(limit)).await?;
     id.with_context(|| format!("no Kafka broker at {bootstrap} answers with its cluster id"))
 }
 
@@ -32,11 +37,11 @@ pub async fn await_cluster_id(
     condition: &Condition,
     shutdown: &CancellationToken,
 ) -> Option<String> {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return None,
-            answer = fetch_cluster_id(cluster) => match answer {
+            answer = cluster_id_within(cluster, ATTEMPT_LIMIT) => match answer {
                 Ok(id) => {
                     condition.ok();
                     return Some(id);
@@ -70,7 +75,7 @@ pub async fn ensure_topic(
     let results = admin
         .create_topics([&topic], &options)
         .await
-        .with_context(|| format!("can't create topic '{name}' at {}", cluster.bootstrap()))?;
+        .with_context(|| unanswered("create", name, cluster))?;
     match results.into_iter().next() {
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
         Some(Err((_, code))) => anyhow::bail!("can't create topic '{name}': {code}"),
@@ -88,11 +93,18 @@ pub async fn delete_topic(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     let results = admin
         .delete_topics(&[name], &options)
         .await
-        .with_context(|| format!("can't delete topic '{name}' at {}", cluster.bootstrap()))?;
+        .with_context(|| unanswered("delete", name, cluster))?;
     match results.into_iter().next() {
         Some(Err((_, code))) => anyhow::bail!("can't delete topic '{name}': {code}"),
         _ => Ok(()),
     }
+}
+
+fn unanswered(what: &str, topic: &str, cluster: &Cluster) -> String {
+    format!(
+        "can't {what} topic '{topic}': no Kafka broker at {} answers (is it running there? --kafka-bootstrap-server names another)",
+        cluster.bootstrap()
+    )
 }
 
 /// A topic as [`list_topics`] shows it.

@@ -2,14 +2,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use prometheus::IntGaugeVec;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use service::{Backoff, CancellationToken, Condition};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::{Cluster, SettingsError};
+use crate::Cluster;
+use crate::member::Member;
 
 /// A record read from Kafka.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,9 @@ pub enum ProcessError {
 ///
 /// A batch is in order per partition. When `process` returns `Ok`, its offsets are committed; until then they are
 /// not, so after a crash the same records come again: processing has to be idempotent. A record that can't be
-/// processed is the processor's to dead-letter ([`crate::DeadLetters`]); it must not fail the batch.
+/// processed is the processor's to dead-letter ([`crate::DeadLetters`]); it must not fail the batch. The future may
+/// be dropped at any await once the service has to stop ([`consume`] says when): as after a crash, the records come
+/// again.
 pub trait Process: Send {
     /// Processes one batch.
     fn process(
@@ -74,7 +76,7 @@ pub struct ConsumeSettings {
     pub topics: Vec<String>,
     /// The most records of one batch. Default 1,000.
     pub batch_records: usize,
-    /// The most bytes of keys and values of one batch (one record may exceed it). Default 8 MiB.
+    /// The most bytes of keys, values and headers of one batch (its last record may exceed it). Default 8 MiB.
     pub batch_bytes: usize,
     /// How long a batch waits for company after its first record. Default 10 ms.
     pub batch_wait: Duration,
@@ -88,6 +90,9 @@ pub struct ConsumeSettings {
     pub retry_longest: Duration,
     /// More librdkafka settings, for this consumer only.
     pub properties: Vec<(String, String)>,
+    /// A gauge with the one label `topic`: how many records of the partitions held here are not processed yet,
+    /// brought up to date every 5 s (every 10 s while fetching is paused). Default: none.
+    pub lag: Option<IntGaugeVec>,
 }
 
 impl ConsumeSettings {
@@ -104,16 +109,25 @@ impl ConsumeSettings {
             retry_first: Duration::from_millis(500),
             retry_longest: Duration::from_secs(30),
             properties: Vec::new(),
+            lag: None,
         }
     }
 }
 
 /// While a batch is being processed longer than this, the loop keeps its place in the group by polling.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_millis(1_000);
+/// How long a batch in work may still take once the service has to stop; then it is left uncommitted.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How often brokers that went away are asked whether they are back.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Consumes, processes and commits until `shutdown`, from the earliest record not yet committed.
 ///
 /// `condition` says whether it works: it fails while brokers are away or a batch has to be retried.
+///
+/// A batch that waits to be retried loses the records of partitions that went to another member meanwhile: they are
+/// that member's now, and processing them here as well could overtake it. At `shutdown` a batch in work has 5 s to
+/// end; then its future is dropped and its offsets stay uncommitted.
 ///
 /// # Errors
 /// When the settings are refused, a batch fails for good, or its retries are used up.
@@ -124,126 +138,164 @@ pub async fn consume<P: Process>(
     condition: &Condition,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut run = Loop::subscribe(cluster, settings)?;
-    while !shutdown.is_cancelled() {
-        let batch = tokio::select! {
-            batch = run.next_batch(condition) => batch,
-            () = shutdown.cancelled() => break,
-        };
-        if batch.is_empty() {
-            continue;
-        }
-        if !run
-            .process_until_done(&batch, processor, condition, shutdown)
-            .await?
-        {
-            break;
-        }
-        run.mark_processed(&batch);
-    }
-    run.close().await;
-    Ok(())
+    let mut run = Loop {
+        member: Member::join(cluster, settings)?,
+        settings,
+        carried: Batch::default(),
+        unpacker: Unpacker::default(),
+        // Until one was heard of.
+        source_away: true,
+        probe_at: Instant::now() + PROBE_EVERY,
+    };
+    let ended = run.run(processor, condition, shutdown).await;
+    run.member.leave().await;
+    ended
 }
 
 struct Loop<'a> {
-    consumer: Arc<StreamConsumer>,
+    member: Member,
     settings: &'a ConsumeSettings,
-    /// Records that arrived from newly assigned partitions while a batch was in work.
-    carried: Vec<Record>,
+    /// Records that arrived while a batch was in work.
+    carried: Batch,
     unpacker: Unpacker,
+    /// No broker could be reached the last time anything was heard of them.
+    source_away: bool,
+    /// When they are asked next.
+    probe_at: Instant,
 }
 
-impl<'a> Loop<'a> {
-    fn subscribe(cluster: &Cluster, settings: &'a ConsumeSettings) -> Result<Self, SettingsError> {
-        let mut config = cluster.client_config();
-        config
-            .set("group.id", &settings.group)
-            .set("auto.offset.reset", "earliest")
-            .set("enable.auto.commit", "true")
-            // Only what `mark_processed` stored is ever committed.
-            .set("enable.auto.offset.store", "false")
-            .set(
-                "auto.commit.interval.ms",
-                settings.commit_interval.as_millis().to_string(),
-            )
-            .set("session.timeout.ms", "10000")
-            .set("heartbeat.interval.ms", "2000")
-            .set("allow.auto.create.topics", "true")
-            .set("topic.metadata.refresh.interval.ms", "5000")
-            .set("fetch.wait.max.ms", "250")
-            // The default of 1 s starves a consumer that is slower than its fetcher.
-            .set("fetch.queue.backoff.ms", "10")
-            .set("queued.max.messages.kbytes", "16384")
-            .set("fetch.message.max.bytes", "1048576");
-        for (key, value) in &settings.properties {
-            config.set(key, value);
+/// Records, and the assignment they were read under.
+#[derive(Default)]
+struct Batch {
+    records: Vec<Record>,
+    bytes: usize,
+    /// [`Member::generation`] when the last record came.
+    generation: u64,
+}
+
+impl Batch {
+    fn push(&mut self, record: Record, member: &Member) {
+        self.drop_revoked(member);
+        self.bytes += size(&record);
+        self.records.push(record);
+    }
+
+    /// Leaves out what another member reads now, or what will be read here again from the last commit.
+    fn drop_revoked(&mut self, member: &Member) {
+        let now = member.generation();
+        if self.generation == now {
+            return;
         }
-        let consumer: StreamConsumer = config.create()?;
-        let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics)?;
-        Ok(Self {
-            consumer: Arc::new(consumer),
-            settings,
-            carried: Vec::new(),
-            unpacker: Unpacker::default(),
-        })
+        let before = self.records.len();
+        let since = self.generation;
+        member.retain_held(&mut self.records, since);
+        self.generation = now;
+        if self.records.len() < before {
+            self.bytes = self.records.iter().map(size).sum();
+            let dropped = before - self.records.len();
+            tracing::debug!(
+                dropped,
+                "records of revoked partitions left to their new reader"
+            );
+        }
+    }
+}
+
+impl Loop<'_> {
+    async fn run<P: Process>(
+        &mut self,
+        processor: &mut P,
+        condition: &Condition,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        while !shutdown.is_cancelled() {
+            let mut batch = tokio::select! {
+                batch = self.next_batch(condition) => batch?,
+                () = shutdown.cancelled() => break,
+            };
+            if !self
+                .process_until_done(&mut batch, processor, condition, shutdown)
+                .await?
+            {
+                break;
+            }
+            // What was revoked while the batch was in work was committed without it: it is read again.
+            batch.drop_revoked(&self.member);
+            self.member.store_offsets(&batch.records);
+        }
+        Ok(())
     }
 
     /// The first record there is, and what comes with it within the batch's wait. Safe to cancel: records that
-    /// were taken and not marked are read again after a restart.
-    async fn next_batch(&mut self, condition: &Condition) -> Vec<Record> {
+    /// were taken and not processed are read again after a restart.
+    async fn next_batch(&mut self, condition: &Condition) -> anyhow::Result<Batch> {
         let mut batch = std::mem::take(&mut self.carried);
-        if batch.is_empty() {
-            let consumer = Arc::clone(&self.consumer);
-            match consumer.recv().await {
-                Ok(message) => {
-                    condition.ok();
-                    batch.push(self.unpacker.unpack(&message));
-                }
-                Err(error) => {
-                    report(&error, condition).await;
-                    return batch;
+        batch.drop_revoked(&self.member);
+        while batch.records.is_empty() {
+            let consumer = self.member.consumer();
+            tokio::select! {
+                message = consumer.recv() => match message {
+                    Ok(message) => {
+                        self.source_away = false;
+                        condition.ok();
+                        batch.push(self.unpacker.unpack(&message), &self.member);
+                    }
+                    Err(error) => self.heed(error, Some(condition))?,
+                },
+                () = sleep_until(self.probe_at), if self.source_away => {
+                    if self.member.source_answers().await {
+                        self.source_away = false;
+                        condition.ok();
+                    } else {
+                        condition.fail("no Kafka broker to read from answers");
+                        self.probe_at = Instant::now() + PROBE_EVERY;
+                    }
                 }
             }
         }
         let until = Instant::now() + self.settings.batch_wait;
-        let mut bytes: usize = batch.iter().map(size).sum();
-        while batch.len() < self.settings.batch_records && bytes < self.settings.batch_bytes {
-            let consumer = Arc::clone(&self.consumer);
+        while batch.records.len() < self.settings.batch_records
+            && batch.bytes < self.settings.batch_bytes
+        {
+            let consumer = self.member.consumer();
             match timeout_at(until, consumer.recv()).await {
-                Ok(Ok(message)) => {
-                    let record = self.unpacker.unpack(&message);
-                    bytes += size(&record);
-                    batch.push(record);
-                }
+                Ok(Ok(message)) => batch.push(self.unpacker.unpack(&message), &self.member),
+                // What is read already does not wait for a broker.
                 Ok(Err(error)) => {
-                    report(&error, condition).await;
+                    self.heed(error, None)?;
                     break;
                 }
                 Err(_elapsed) => break,
             }
         }
-        batch
+        Ok(batch)
     }
 
     /// `false` when told to stop before the batch was done.
     async fn process_until_done<P: Process>(
         &mut self,
-        batch: &[Record],
+        batch: &mut Batch,
         processor: &mut P,
         condition: &Condition,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<bool> {
         let mut backoff = Backoff::new(self.settings.retry_first, self.settings.retry_longest);
         let mut retries = 0;
-        let mut paused = false;
         let done = loop {
-            let outcome = self
-                .keep_alive_during(&mut paused, processor.process(batch))
-                .await;
+            batch.drop_revoked(&self.member);
+            if batch.records.is_empty() {
+                break true;
+            }
+            let work = processor.process(&batch.records);
+            let outcome = tokio::select! {
+                outcome = self.keep_alive_during(work) => outcome?,
+                () = stopped_for(shutdown, STOP_GRACE) => break false,
+            };
             match outcome {
                 Ok(()) => {
-                    condition.ok();
+                    if !self.source_away {
+                        condition.ok();
+                    }
                     break true;
                 }
                 Err(ProcessError::Fatal(error)) => return Err(error),
@@ -258,119 +310,78 @@ impl<'a> Loop<'a> {
                     }
                     retries += 1;
                     condition.fail(reason);
-                    let wait = backoff.wait();
-                    let stop = shutdown.cancelled();
-                    let rest = self.keep_alive_during(&mut paused, async {
-                        tokio::select! {
-                            () = sleep(wait) => false,
-                            () = stop => true,
-                        }
-                    });
-                    if rest.await {
-                        break false;
+                    // From here on the group may not wait for this batch, however short the attempts are.
+                    self.member.hold();
+                    let wait = sleep(backoff.wait());
+                    tokio::select! {
+                        rested = self.keep_alive_during(wait) => rested?,
+                        () = shutdown.cancelled() => break false,
                     }
                 }
             }
         };
-        if paused {
-            self.resume();
-        }
+        self.member.release();
         Ok(done)
     }
 
     /// Awaits `work`; when it takes long, pauses fetching and keeps polling, so that the group keeps this member.
-    async fn keep_alive_during<T>(
-        &mut self,
-        paused: &mut bool,
-        work: impl Future<Output = T>,
-    ) -> T {
+    async fn keep_alive_during<T>(&mut self, work: impl Future<Output = T>) -> anyhow::Result<T> {
         let mut work = std::pin::pin!(work);
+        if !self.member.is_held() {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = sleep(KEEP_ALIVE_AFTER) => self.member.hold(),
+            }
+        }
         loop {
-            let consumer = Arc::clone(&self.consumer);
-            if *paused {
-                tokio::select! {
-                    done = &mut work => return done,
-                    message = consumer.recv() => match message {
-                        // A partition that was assigned meanwhile: keep its record, hold it too.
-                        Ok(message) => {
-                            let record = self.unpacker.unpack(&message);
-                            self.carried.push(record);
-                            self.pause();
-                        }
-                        Err(_) => sleep(Duration::from_millis(200)).await,
-                    },
-                }
-            } else {
-                tokio::select! {
-                    done = &mut work => return done,
-                    () = sleep(KEEP_ALIVE_AFTER) => {
-                        self.pause();
-                        *paused = true;
+            let consumer = self.member.consumer();
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                message = consumer.recv() => match message {
+                    // Came between the assignment of its partition and the pause.
+                    Ok(message) => {
+                        let record = self.unpacker.unpack(&message);
+                        self.carried.push(record, &self.member);
+                        self.member.hold();
                     }
+                    Err(error) => self.heed(error, None)?,
+                },
+            }
+        }
+    }
+
+    /// Takes note of an error that reading met. With a condition, it says so there.
+    fn heed(&mut self, error: KafkaError, condition: Option<&Condition>) -> anyhow::Result<()> {
+        if let KafkaError::MessageConsumptionFatal(_) = error {
+            return Err(anyhow::Error::new(error).context("the Kafka consumer can't go on"));
+        }
+        match error.rdkafka_error_code() {
+            // Neither is a failure: the topic appears when its first record does.
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::PartitionEOF) => {}
+            // One connection that ends is no outage (brokers close idle ones); the probe decides.
+            Some(
+                RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::Resolve,
+            ) => {
+                if !self.source_away {
+                    self.source_away = true;
+                    self.probe_at = Instant::now() + PROBE_EVERY;
                 }
             }
+            _ => match condition {
+                Some(condition) => condition.fail(format!("reading from Kafka: {error}")),
+                None => tracing::warn!(%error, "reading from Kafka"),
+            },
         }
+        Ok(())
     }
+}
 
-    fn pause(&self) {
-        if let Err(error) = self
-            .consumer
-            .assignment()
-            .and_then(|all| self.consumer.pause(&all))
-        {
-            tracing::debug!(%error, "could not pause");
-        }
-    }
-
-    fn resume(&self) {
-        if let Err(error) = self
-            .consumer
-            .assignment()
-            .and_then(|all| self.consumer.resume(&all))
-        {
-            tracing::debug!(%error, "could not resume");
-        }
-    }
-
-    fn mark_processed(&self, batch: &[Record]) {
-        let mut offsets = TopicPartitionList::new();
-        for record in batch.iter().rev() {
-            if offsets
-                .find_partition(&record.topic, record.partition)
-                .is_none()
-            {
-                let next = rdkafka::Offset::Offset(record.offset + 1);
-                if let Err(error) =
-                    offsets.add_partition_offset(&record.topic, record.partition, next)
-                {
-                    tracing::error!(%error, "an offset could not be noted");
-                }
-            }
-        }
-        // Fails for a partition that another member got meanwhile: it processes those records again.
-        if let Err(error) = self.consumer.store_offsets(&offsets) {
-            tracing::debug!(%error, "offsets not stored; the partition was revoked");
-        }
-    }
-
-    /// Leaves the group after a last commit; closing blocks, so off the runtime's threads.
-    async fn close(self) {
-        let consumer = self.consumer;
-        let closed = tokio::task::spawn_blocking(move || {
-            if let Err(error) = consumer.commit_consumer_state(rdkafka::consumer::CommitMode::Sync)
-                && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
-            {
-                tracing::warn!(%error, "the last offsets were not committed; those records are processed again");
-            }
-            drop(consumer);
-        });
-        if tokio::time::timeout(Duration::from_secs(10), closed)
-            .await
-            .is_err()
-        {
-            tracing::warn!("the consumer did not close in time");
-        }
-    }
+/// Ends `grace` after the service was told to stop.
+async fn stopped_for(shutdown: &CancellationToken, grace: Duration) {
+    shutdown.cancelled().await;
+    sleep(grace).await;
 }
 
 /// Turns librdkafka's messages into records, the topic's name shared between neighbours.
@@ -409,15 +420,13 @@ impl Unpacker {
     }
 }
 
+/// What a record takes, its headers included: they too are the sender's to choose.
 fn size(record: &Record) -> usize {
-    record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len)
-}
-
-async fn report(error: &KafkaError, condition: &Condition) {
-    match error.rdkafka_error_code() {
-        // Neither is a failure: the topic appears when its first record does.
-        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::PartitionEOF) => {}
-        _ => condition.fail(format!("reading from Kafka: {error}")),
-    }
-    sleep(Duration::from_millis(200)).await;
+    let headers = record
+        .headers
+        .iter()
+        .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len));
+    record.key.as_ref().map_or(0, Vec::len)
+        + record.value.as_ref().map_or(0, Vec::len)
+        + headers.sum::<usize>()
 }

@@ -24,7 +24,11 @@ impl DeadLetters {
     }
 
     /// Puts a record aside and waits for the acknowledgement. `reason` is a short fixed word (it is a metric's
-    /// label), `message` tells a person what was wrong.
+    /// label), `message` tells a person what was wrong (its first 1,000 characters are kept).
+    ///
+    /// Where Kafka does not take even the dead letter (too large with its headers, a timestamp out of bounds), one
+    /// without the value keeps its place, or one with nothing but the headers named here: they say where the record
+    /// still is.
     ///
     /// # Errors
     /// When Kafka refuses it: the record must then not be committed.
@@ -35,17 +39,17 @@ impl DeadLetters {
         message: &str,
     ) -> Result<(), ProduceError> {
         let topic = format!("{}.dlq", record.topic);
-        let mut headers = record.headers.clone();
-        for (name, value) in [
+        let message: String = message.chars().take(MOST_MESSAGE_CHARS).collect();
+        let ours = [
             (HEADER_REASON, reason.to_owned()),
-            (HEADER_MESSAGE, message.to_owned()),
+            (HEADER_MESSAGE, message.clone()),
             (HEADER_TOPIC, record.topic.to_string()),
             (HEADER_PARTITION, record.partition.to_string()),
             (HEADER_OFFSET, record.offset.to_string()),
-        ] {
-            headers.push((name.to_owned(), Some(value.into_bytes())));
-        }
-        let out = OutRecord {
+        ]
+        .map(|(name, value)| (name.to_owned(), Some(value.into_bytes())));
+        let headers = [record.headers.as_slice(), ours.as_slice()].concat();
+        let whole = OutRecord {
             topic: &topic,
             key: record.key.as_deref(),
             value: record.value.as_deref(),
@@ -53,7 +57,23 @@ impl DeadLetters {
             headers: &headers,
             ..OutRecord::default()
         };
-        self.producer.send(out).await?.await?;
+        let without_value = OutRecord {
+            value: None,
+            ..whole.clone()
+        };
+        let bare = OutRecord {
+            topic: &topic,
+            headers: &ours,
+            ..OutRecord::default()
+        };
+        let mut outcome = Ok(());
+        for letter in [whole, without_value, bare] {
+            outcome = self.acknowledged(letter).await;
+            if !matches!(&outcome, Err(error) if error.is_about_the_record()) {
+                break;
+            }
+        }
+        outcome?;
         service::metrics::dead_letters(reason).inc();
         tracing::warn!(
             topic = %record.topic,
@@ -65,4 +85,12 @@ impl DeadLetters {
         );
         Ok(())
     }
+
+    async fn acknowledged(&self, record: OutRecord<'_>) -> Result<(), ProduceError> {
+        self.producer.send(record).await?.await?;
+        Ok(())
+    }
 }
+
+/// A schema registry quotes whole schemas in its reasons.
+const MOST_MESSAGE_CHARS: usize = 1_000;

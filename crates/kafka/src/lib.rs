@@ -5,6 +5,7 @@ mod admin;
 mod codec;
 mod consumer;
 pub mod dead_letters;
+mod member;
 mod origin;
 mod producer;
 mod reader;

@@ -28,9 +28,25 @@ pub enum ProduceError {
 
 impl ProduceError {
     /// Whether the record is larger than the brokers take: the same record never will be taken.
+    ///
+    /// A broker judges a whole batch, so this is sure only of a record that was sent with no other under way.
     pub fn is_too_large(&self) -> bool {
         matches!(self, Self::Refused { reason, .. }
             if reason.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge))
+    }
+
+    /// Whether it is the record that the brokers don't take (its size, its timestamp, no key in a compacted topic),
+    /// so that waiting mends nothing. As with [`ProduceError::is_too_large`], a neighbour may be meant.
+    pub fn is_about_the_record(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. } if matches!(
+            reason.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::MessageSizeTooLarge
+                    | RDKafkaErrorCode::InvalidTimestamp
+                    | RDKafkaErrorCode::InvalidRecord
+                    | RDKafkaErrorCode::InvalidDifferentRecord
+            )
+        ))
     }
 }
 
@@ -43,7 +59,8 @@ pub struct ProducerSettings {
     pub batch_bytes: usize,
     /// How long a record may wait for company. Default 5 ms.
     pub linger: Duration,
-    /// The most bytes of records that wait for their acknowledgement; beyond it `send` waits. Default 32 MiB.
+    /// The most bytes of records that wait for their acknowledgement; beyond it `send` waits, and a single record
+    /// that is larger is refused. Default 32 MiB.
     pub queue_bytes: usize,
 }
 
@@ -88,6 +105,7 @@ impl Producer {
     /// # Errors
     /// When librdkafka does not take the settings.
     pub fn new(cluster: &Cluster, settings: &ProducerSettings) -> Result<Self, SettingsError> {
+        let queue_kbytes = (settings.queue_bytes / 1024).max(1);
         let inner = cluster
             .client_config()
             .set("enable.idempotence", "true")
@@ -99,9 +117,13 @@ impl Producer {
             .set("batch.size", settings.batch_bytes.to_string())
             .set("linger.ms", settings.linger.as_millis().to_string())
             .set("queue.buffering.max.messages", "1000000")
+            .set("queue.buffering.max.kbytes", queue_kbytes.to_string())
+            // The brokers say what is too large for them; here only what would wait for room in the queue for ever.
             .set(
-                "queue.buffering.max.kbytes",
-                (settings.queue_bytes / 1024).max(1).to_string(),
+                "message.max.bytes",
+                (queue_kbytes * 1024)
+                    .clamp(1_000, 1_000_000_000)
+                    .to_string(),
             )
             // A topic auto-created by the first record takes a moment to show up.
             .set("topic.metadata.propagation.max.ms", "30000")

@@ -167,7 +167,8 @@ impl SchemaRegistry {
                 Ok(registered.id)
             }
             Err(error) => match code(&error) {
-                Some(code @ (409 | 40901 | 42201 | 42205 | 40301)) => Err(RegistryError::Refused {
+                // 42205 is not among them: a registry that is read-only now says nothing about the schema.
+                Some(code @ (409 | 40901 | 42201 | 40301)) => Err(RegistryError::Refused {
                     url: self.inner.url.clone(),
                     subject: subject.to_owned(),
                     reason: format!("{} ({code})", cause(&error)),

@@ -3,7 +3,7 @@ use std::time::Duration;
 use kafka::ConsumeSettings;
 use records::{GatewayId, TopicKind};
 
-use crate::Direction;
+use crate::{Direction, metrics};
 
 /// What one direction reads and how.
 #[derive(Clone, Debug)]
@@ -45,11 +45,7 @@ impl Flow {
         };
         consume.batch_records = BATCH_RECORDS;
         consume.commit_interval = COMMIT_INTERVAL;
-        // A new topic is found within seconds.
-        consume.properties.push((
-            "topic.metadata.refresh.interval.ms".to_owned(),
-            "2000".to_owned(),
-        ));
+        consume.lag = Some(metrics::LAG.clone());
         Self {
             consume,
             compression: compression.unwrap_or(usual_compression).to_owned(),

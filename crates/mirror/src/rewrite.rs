@@ -13,6 +13,10 @@ pub struct Rewrite {
     known: HashMap<String, HashMap<u32, u32>>,
 }
 
+/// The most subjects, and ids of one subject, that are kept; then they are asked for anew.
+const MOST_SUBJECTS: usize = 1_000;
+const MOST_IDS: usize = 1_000;
+
 /// Why a record can't be made valid at the target.
 #[derive(Debug, thiserror::Error)]
 pub enum RewriteError {
@@ -90,10 +94,14 @@ impl Rewrite {
         let schema = self.source.schema(source_id).await?;
         let target_id = self.target.register(&subject, &schema.text).await?;
         tracing::info!(%subject, source_id, target_id, "schema id mapped");
-        self.known
-            .entry(subject)
-            .or_default()
-            .insert(source_id, target_id);
+        if self.known.len() >= MOST_SUBJECTS && !self.known.contains_key(&subject) {
+            self.known.clear();
+        }
+        let ids = self.known.entry(subject).or_default();
+        if ids.len() >= MOST_IDS {
+            ids.clear();
+        }
+        ids.insert(source_id, target_id);
         Ok(target_id)
     }
 }
