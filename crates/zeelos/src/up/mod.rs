@@ -6,6 +6,7 @@ mod observe;
 mod plan;
 mod ports;
 mod stats;
+mod topics;
 mod view;
 
 use std::net::IpAddr;
@@ -107,12 +108,14 @@ async fn supervise(args: UpArgs, context: Context, shows_view: bool) -> anyhow::
         .with_context(|| format!("can't make the data folder {}", data_dir.display()))?;
     let plan = Arc::new(Plan::new(&args, data_dir)?);
     let supervisor = Supervisor::start(&plan)?;
+    let making = topics::start(Arc::clone(&plan), context.shutdown.clone());
     let result = if args.check {
         let limit = Duration::from_secs(args.check_timeout);
         check::run(&plan, &supervisor, args.output, limit, &context).await
     } else {
         keep_running(&plan, &supervisor, shows_view, &context).await
     };
+    making.abort();
     supervisor.stop().await;
     if !args.check && shows_view {
         println!("stopped; {}", plan.data_note(temporary.is_none()));
