@@ -1,6 +1,8 @@
 //! Flag > file > default. The environment and `*_FILE` are tried on the program itself (`tests/e2e`), since setting a
 //! variable of a running process is not safe.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on ends")]
+
 use std::ffi::OsString;
 use std::fs;
 
