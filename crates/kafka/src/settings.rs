@@ -45,7 +45,13 @@ pub enum SettingsError {
 #[derive(Args, Clone, Debug)]
 pub struct KafkaArgs {
     /// The Kafka brokers to start from, `host:port[,…]`
-    #[arg(long, env = "KAFKA_BOOTSTRAP_SERVER", default_value = "127.0.0.1:9092")]
+    #[arg(
+        long,
+        visible_alias = "bootstrap-server",
+        alias = "broker-list",
+        env = "KAFKA_BOOTSTRAP_SERVER",
+        default_value = "127.0.0.1:9092"
+    )]
     pub kafka_bootstrap_server: String,
     /// The schema registry (Confluent's REST API)
     #[arg(
