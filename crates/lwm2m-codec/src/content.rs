@@ -1,8 +1,14 @@
 use std::collections::BTreeMap;
 
-use lwm2m_model::{Node, ObjectPath, Registry, ResourceContent, ResourceNode, Value, ValueType};
+use lwm2m_model::{
+    InstanceNode, Node, ObjectPath, Registry, ResourceContent, ResourceNode, Value, ValueType,
+};
 
-use crate::{ContentFormat, DecodeError, EncodeError, decode_text, encode_text, tlv};
+use crate::record::{Builder, newest, records};
+use crate::{
+    ContentFormat, DecodeError, EncodeError, cbor_value, composite, decode_text, encode_text,
+    oma_json, senml, tlv,
+};
 
 /// Writes a node as the payload of a message about `path`, the request's path.
 ///
@@ -11,6 +17,9 @@ use crate::{ContentFormat, DecodeError, EncodeError, decode_text, encode_text, t
 /// instance id in node and path.
 ///
 /// Values are written in the types they have: [`Registry::conform`] gives them their models' first.
+///
+/// SenML and OMA JSON list values by their paths, so what has none (an instance without resources, a multiple
+/// resource without instances inside an instance) is not in them; and a create has an id ([`encode_create`]).
 pub fn encode(
     node: &Node,
     path: &ObjectPath,
@@ -31,15 +40,50 @@ pub fn encode(
                 found: value.value_type(),
             }),
         },
+        ContentFormat::Cbor => cbor_value::encode(only_value(node, path, format)?, path),
+        ContentFormat::SenmlJson | ContentFormat::SenmlCbor => {
+            Ok(senml::write(&records(node, path, None)?, format))
+        }
+        ContentFormat::Json | ContentFormat::OldJson => {
+            Ok(oma_json::write(&records(node, path, None)?, path))
+        }
         _ => Err(EncodeError::Unsupported { format }),
     }
+}
+
+/// Writes the payload of a create on the object with this id.
+///
+/// Only TLV can leave the choice of an instance id to the device: in the other formats the id is part of every
+/// value's name.
+pub fn encode_create(
+    new: &NewInstance,
+    object: u16,
+    format: ContentFormat,
+) -> Result<Vec<u8>, EncodeError> {
+    let is_tlv = matches!(format, ContentFormat::Tlv | ContentFormat::OldTlv);
+    let path = match new.id {
+        Some(_) => ObjectPath::Object(object),
+        None if is_tlv || !format.carries_nodes() => ObjectPath::Instance(object, 0),
+        None => return Err(EncodeError::NeedsInstanceId { format }),
+    };
+    let instance = InstanceNode {
+        id: new.id.unwrap_or_default(),
+        resources: new.resources.clone(),
+    };
+    encode(&Node::Instance(instance), &path, format)
 }
 
 /// Reads the payload of a message about `path`, the request's path, into the node that the path names.
 ///
 /// Types come from the registry: the highest version of the object that has the resource
-/// ([`Registry::for_device`] narrows it to a device's versions). Where it knows none, a value is a string when its bytes are UTF-8 text without control characters, opaque otherwise. Whether a
-/// resource has one value or several is what the payload says. Bounds: [`MAX_ENTRIES`](crate::MAX_ENTRIES).
+/// ([`Registry::for_device`] narrows it to a device's versions). Where it knows none, TLV and text give a
+/// string when the bytes are UTF-8 text without control characters, opaque otherwise. In the other formats values
+/// have types: a number written whole is an integer (unsigned beyond 2^63 - 1), one with a fraction or an exponent,
+/// or a CBOR float, is a float. Whether a resource has one value or several is what the payload says.
+/// Bounds: [`MAX_ENTRIES`](crate::MAX_ENTRIES).
+///
+/// Where a payload has several values of one path at different times, the newest is taken:
+/// [`decode_timestamped`](crate::decode_timestamped) gives all of them.
 pub fn decode(
     payload: &[u8],
     path: &ObjectPath,
@@ -66,7 +110,13 @@ pub fn decode(
                 }
             })
         }
-        _ => Err(DecodeError::Unsupported { format }),
+        ContentFormat::Cbor => value_node(path, format, |path| {
+            cbor_value::decode(payload, model_type(path, registry), path)
+        }),
+        _ => {
+            let entries = composite::entries(payload, path, format)?;
+            Builder { registry, format }.node(path, newest(entries)?)
+        }
     }
 }
 
@@ -87,15 +137,20 @@ pub fn decode_create(
 ) -> Result<NewInstance, DecodeError> {
     match format {
         ContentFormat::Tlv | ContentFormat::OldTlv => tlv::decode_create(payload, object, registry),
-        ContentFormat::Text | ContentFormat::Opaque => Err(DecodeError::NotASingleValue {
-            format,
-            path: ObjectPath::Object(object),
-        }),
-        _ => Err(DecodeError::Unsupported { format }),
+        ContentFormat::Text | ContentFormat::Opaque | ContentFormat::Cbor => {
+            Err(DecodeError::NotASingleValue {
+                format,
+                path: ObjectPath::Object(object),
+            })
+        }
+        _ => {
+            let entries = composite::entries(payload, &ObjectPath::Object(object), format)?;
+            Builder { registry, format }.new_instance(newest(entries)?)
+        }
     }
 }
 
-fn check_fit(node: &Node, path: &ObjectPath) -> Result<(), EncodeError> {
+pub(crate) fn check_fit(node: &Node, path: &ObjectPath) -> Result<(), EncodeError> {
     let (name, fits) = match (node, *path) {
         (Node::Object(node), ObjectPath::Object(id)) => ("the object", node.id == id),
         (Node::Object(_), _) => ("an object", false),

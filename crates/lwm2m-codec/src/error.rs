@@ -6,7 +6,7 @@ use crate::ContentFormat;
 /// Why a node could not be written as a payload.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum EncodeError {
-    #[error("{format} is not supported for nodes: ask for TLV, TEXT or OPAQUE")]
+    #[error("{format} is not supported for nodes: ask for TLV, SENML_JSON or SENML_CBOR")]
     Unsupported { format: ContentFormat },
     #[error("{node} does not fit the path {path}: the payload must be for the node the path names")]
     NodeDoesNotFitPath {
@@ -27,17 +27,23 @@ pub enum EncodeError {
         found: ValueType,
     },
     #[error(
-        "the value of {path} is infinite or not a number, which cannot be written as text: use TLV"
+        "the value of {path} is infinite or not a number, or its time is, which only TLV can carry: use TLV"
     )]
     NotFinite { path: ObjectPath },
     #[error("the value of {path} has {bytes} bytes, and a TLV carries 16777215 at most")]
     TooLong { path: ObjectPath, bytes: usize },
+    #[error("{format} names every value by its full path: give the new instance an id, or use TLV")]
+    NeedsInstanceId { format: ContentFormat },
+    #[error(
+        "{format} does not carry values of several paths or with times: use SENML_JSON or SENML_CBOR"
+    )]
+    NotComposite { format: ContentFormat },
 }
 
 /// Why a payload could not be read as a node.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DecodeError {
-    #[error("{format} is not supported for nodes: ask for TLV, TEXT or OPAQUE")]
+    #[error("{format} is not supported for nodes: ask for TLV, SENML_JSON or SENML_CBOR")]
     Unsupported { format: ContentFormat },
     #[error(
         "{format} carries one value only, and {path} is no resource or resource instance: use TLV"
@@ -73,7 +79,7 @@ pub enum DecodeError {
     ReservedId { offset: usize },
     #[error("{path} is in the payload twice")]
     Duplicate { path: ObjectPath },
-    #[error("the payload has more than {} TLV entries", crate::MAX_ENTRIES)]
+    #[error("the payload has more than {} entries", crate::MAX_ENTRIES)]
     TooManyEntries,
     #[error("the payload has nothing for {path}")]
     Missing { path: ObjectPath },
@@ -83,6 +89,25 @@ pub enum DecodeError {
         expected: ValueType,
         reason: String,
     },
+    #[error("the payload is no {format}: {reason}")]
+    Malformed {
+        format: ContentFormat,
+        reason: String,
+    },
+    #[error("the payload is SenML version {version}, and only versions up to 10 are understood")]
+    UnsupportedVersion { version: String },
+    #[error(
+        "the payload names {name:?}, which is no path of a resource or resource instance such as /3/0/9"
+    )]
+    BadName { name: String },
+    #[error("the payload has a value for {found}, and it was asked for at {path}")]
+    OutsidePath { found: ObjectPath, path: ObjectPath },
+    #[error("the payload has a value for {found}, which is inside none of the paths asked for")]
+    NotAskedFor { found: ObjectPath },
+    #[error("the payload has {path} both as one value and as resource instances")]
+    SingleAndMultiple { path: ObjectPath },
+    #[error("{format} does not carry values of several paths: use SENML_JSON or SENML_CBOR")]
+    NotComposite { format: ContentFormat },
     #[error("the payload has {found} instances, and a create makes one")]
     NotOneInstance { found: usize },
 }

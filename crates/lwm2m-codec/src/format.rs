@@ -83,7 +83,19 @@ impl ContentFormat {
 
     /// Whether [`encode`](crate::encode) and [`decode`](crate::decode) handle nodes in this format.
     pub fn carries_nodes(self) -> bool {
-        matches!(self, Self::Text | Self::Opaque | Self::OldTlv | Self::Tlv)
+        !matches!(
+            self,
+            Self::Link | Self::SenmlEtchJson | Self::SenmlEtchCbor | Self::Lwm2mCbor
+        )
+    }
+
+    /// Whether values of several paths, and values with times, can stand in this format: SenML only.
+    /// The ETCH formats (RFC 8790) are SenML too.
+    pub fn is_composite(self) -> bool {
+        matches!(
+            self,
+            Self::SenmlJson | Self::SenmlCbor | Self::SenmlEtchJson | Self::SenmlEtchCbor
+        )
     }
 }
 

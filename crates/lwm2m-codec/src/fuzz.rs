@@ -2,7 +2,10 @@
 
 use lwm2m_model::{Node, ObjectPath, Registry, ValueType};
 
-use crate::{ContentFormat, decode, decode_create, encode, format_links, parse_links};
+use crate::{
+    ContentFormat, decode, decode_create, decode_nodes, decode_paths, decode_timestamped, encode,
+    encode_nodes, encode_paths, encode_timestamped, format_links, parse_links,
+};
 
 /// Reads bytes as TLV at every depth, and checks that what was accepted is written and read back alike. The
 /// paths are of objects with multiple resources and of one that is not known.
@@ -32,6 +35,82 @@ pub fn decode_tlv(data: &[u8]) {
                     .all(|(id, resource)| *id == resource.id)
             );
         }
+    }
+}
+
+/// Reads bytes as SenML JSON, and checks that what was accepted is written and read back alike.
+pub fn decode_senml_json(data: &[u8]) {
+    reads_back(data, ContentFormat::SenmlJson);
+    composites_read_back(data, ContentFormat::SenmlJson);
+}
+
+/// Reads bytes as SenML CBOR, and checks that what was accepted is written and read back alike.
+pub fn decode_senml_cbor(data: &[u8]) {
+    reads_back(data, ContentFormat::SenmlCbor);
+    composites_read_back(data, ContentFormat::SenmlCbor);
+}
+
+/// Reads bytes as the JSON of LwM2M 1.0, and checks that what was accepted is written and read back alike.
+pub fn decode_oma_json(data: &[u8]) {
+    reads_back(data, ContentFormat::Json);
+}
+
+/// Reads bytes as one CBOR value, and checks that what was accepted is written and read back alike.
+pub fn decode_cbor(data: &[u8]) {
+    reads_back(data, ContentFormat::Cbor);
+}
+
+/// At every depth, in objects with models and in one without.
+fn reads_back(data: &[u8], format: ContentFormat) {
+    let registry = Registry::oma();
+    for object in [3, 3303, 65000] {
+        let resource = if object == 3303 { 5700 } else { 7 };
+        for path in [
+            ObjectPath::Root,
+            ObjectPath::Object(object),
+            ObjectPath::Instance(object, 0),
+            ObjectPath::Resource(object, 0, resource),
+            ObjectPath::Resource(object, 0, 13),
+            ObjectPath::ResourceInstance(object, 0, resource, 0),
+        ] {
+            if let Ok(node) = decode(data, &path, format, &registry) {
+                let written = encode(&node, &path, format).expect("what was read can be written");
+                let again = decode(&written, &path, format, &registry);
+                assert_eq!(again, Ok(node), "{path}");
+            }
+            if let Ok(nodes) = decode_timestamped(data, &path, format, &registry)
+                && nodes.iter().any(|node| node.time_s.is_some())
+            {
+                let written = encode_timestamped(&nodes, &path, format)
+                    .expect("what was read can be written");
+                let again = decode_timestamped(&written, &path, format, &registry)
+                    .expect("what was written can be read");
+                assert_eq!(again.len(), nodes.len(), "{path}");
+                assert!(nodes.iter().all(|node| again.contains(node)), "{path}");
+            }
+        }
+        if let Ok(new) = decode_create(data, object, format, &registry) {
+            assert!(
+                new.resources
+                    .iter()
+                    .all(|(id, resource)| *id == resource.id)
+            );
+        }
+    }
+}
+
+fn composites_read_back(data: &[u8], format: ContentFormat) {
+    let registry = Registry::oma();
+    if let Ok(groups) = decode_nodes(data, &[], format, &registry) {
+        let written = encode_nodes(&groups, format).expect("what was read can be written");
+        let again =
+            decode_nodes(&written, &[], format, &registry).expect("what was written can be read");
+        assert_eq!(again.len(), groups.len());
+        assert!(groups.iter().all(|group| again.contains(group)));
+    }
+    if let Ok(paths) = decode_paths(data, format) {
+        let written = encode_paths(&paths, format).expect("paths can be written");
+        assert_eq!(decode_paths(&written, format), Ok(paths));
     }
 }
 

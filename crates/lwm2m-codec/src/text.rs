@@ -1,17 +1,10 @@
 //! `text/plain`: one value as text (TS 1.1 core, section 7.4.1 and appendix C).
 
 use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use lwm2m_model::{ObjectPath, Value, ValueType};
 
 use crate::DecodeError;
-
-/// Writes with padding, reads with and without.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
+use crate::record::BASE64;
 
 /// Writes a value as `text/plain`: numbers in decimal, never with an exponent; booleans as `0` and `1`; opaque
 /// values in base64; times as Unix seconds; object links as `3:0`.

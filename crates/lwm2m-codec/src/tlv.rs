@@ -24,7 +24,7 @@ use lwm2m_model::{
 
 use crate::{DecodeError, NewInstance};
 
-/// The most TLV entries read from one payload, counted over all levels.
+/// The most entries read from one payload: TLVs, counted over all levels, or records of SenML and OMA JSON.
 pub const MAX_ENTRIES: usize = 32_768;
 
 pub(crate) fn decode(

@@ -1,11 +1,12 @@
 //! What is written is read back alike, for nodes of every shape and for every type; and no input makes a decoder panic.
 
 use lwm2m_codec::{
-    ContentFormat, Link, decode, decode_create, encode, format_links, fuzz, parse_links,
+    ContentFormat, Link, NewInstance, Timestamped, decode, decode_create, decode_timestamped,
+    encode, encode_create, encode_timestamped, format_links, fuzz, parse_links,
 };
 use lwm2m_model::{
-    InstanceNode, Node, ObjectModel, ObjectNode, ObjectPath, Operations, Registry, ResourceModel,
-    ResourceNode, Value, ValueType,
+    InstanceNode, Node, ObjectModel, ObjectNode, ObjectPath, Operations, Registry, ResourceContent,
+    ResourceModel, ResourceNode, Value, ValueType,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -105,6 +106,25 @@ fn instance() -> impl Strategy<Value = InstanceNode> {
         .prop_map(|(id, resources)| InstanceNode::new(id, resources))
 }
 
+/// The formats that list values by their paths.
+const LISTS: [ContentFormat; 3] = [
+    ContentFormat::SenmlJson,
+    ContentFormat::SenmlCbor,
+    ContentFormat::Json,
+];
+
+/// Without multiple resources that are empty, and with one resource at least.
+fn filled(mut instance: InstanceNode) -> InstanceNode {
+    instance.resources.retain(|_, resource| {
+        !matches!(&resource.content, ResourceContent::Multiple { instances, .. } if instances.is_empty())
+    });
+    if instance.resources.is_empty() {
+        let boolean = ResourceNode::single(4, Value::Boolean(true));
+        instance.resources.insert(4, boolean);
+    }
+    instance
+}
+
 fn comes_back(node: &Node, path: ObjectPath, format: ContentFormat) -> Result<(), TestCaseError> {
     let payload = encode(node, &path, format).map_err(|e| TestCaseError::fail(e.to_string()))?;
     let again = decode(&payload, &path, format, &registry());
@@ -160,6 +180,101 @@ proptest! {
     fn single_values_as_text(resource in single()) {
         let path = ObjectPath::Resource(OBJECT, 0, resource.id);
         comes_back(&Node::Resource(resource), path, ContentFormat::Text)?;
+    }
+
+    /// The formats that list values by their paths have no nodes without values.
+    #[test]
+    fn objects_with_values(instances in prop::collection::vec(instance().prop_map(filled), 1..4)) {
+        for format in LISTS {
+            comes_back(&Node::Object(ObjectNode::new(OBJECT, instances.clone())), ObjectPath::Object(OBJECT), format)?;
+        }
+    }
+
+    #[test]
+    fn instances_with_values(instance in instance().prop_map(filled)) {
+        let new = NewInstance { id: Some(instance.id), resources: instance.resources.clone() };
+        let path = ObjectPath::Instance(OBJECT, instance.id);
+        for format in LISTS {
+            comes_back(&Node::Instance(instance.clone()), path, format)?;
+            let payload = encode_create(&new, OBJECT, format).unwrap();
+            let again = decode_create(&payload, OBJECT, format, &registry());
+            prop_assert_eq!(again.as_ref(), Ok(&new));
+        }
+    }
+
+    #[test]
+    fn resources_in_every_format(resource in prop_oneof![single(), multiple()], instance in id()) {
+        let path = ObjectPath::Resource(OBJECT, instance, resource.id);
+        let single = matches!(resource.content, ResourceContent::Single(_));
+        let node = Node::Resource(resource);
+        for format in LISTS {
+            comes_back(&node, path, format)?;
+        }
+        if single {
+            comes_back(&node, path, ContentFormat::Cbor)?;
+        }
+    }
+
+    #[test]
+    fn resource_instances_in_every_format(resource in single(), id in id()) {
+        let ResourceContent::Single(value) = resource.content else { unreachable!() };
+        let path = ObjectPath::ResourceInstance(OBJECT, 0, resource.id, id);
+        for format in LISTS.into_iter().chain([ContentFormat::Cbor]) {
+            comes_back(&Node::ResourceInstance { id, value: value.clone() }, path, format)?;
+        }
+    }
+
+    #[test]
+    fn histories(
+        values in prop::collection::btree_map(0..4_000_000_000_u64, value(ValueType::Float), 2..8),
+        thousandths in 0..1000_u32,
+    ) {
+        let path = ObjectPath::Resource(OBJECT, 0, 3);
+        let nodes: Vec<_> = values
+            .into_iter()
+            .map(|(t, v)| Timestamped {
+                time_s: Some(t as f64 + f64::from(thousandths) / 1000.0),
+                content: Node::single(3, v),
+            })
+            .collect();
+        for format in LISTS {
+            let payload = encode_timestamped(&nodes, &path, format).unwrap();
+            let again = decode_timestamped(&payload, &path, format, &registry());
+            prop_assert_eq!(again.as_ref(), Ok(&nodes));
+        }
+    }
+
+    #[test]
+    fn any_bytes_as_cbor(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fuzz::decode_cbor(&bytes);
+        fuzz::decode_senml_cbor(&bytes);
+    }
+
+    #[test]
+    fn damaged_lists(instance in instance(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        // Of object 65000, for which the entries have paths too.
+        let path = ObjectPath::Instance(65000, 0);
+        for format in LISTS {
+            let node = Node::Instance(InstanceNode { id: 0, ..instance.clone() });
+            let mut payload = encode(&node, &path, format).unwrap();
+            for (at, byte) in &flips {
+                let at = at.index(payload.len());
+                payload[at] ^= byte;
+            }
+            match format {
+                ContentFormat::SenmlJson => fuzz::decode_senml_json(&payload),
+                ContentFormat::SenmlCbor => fuzz::decode_senml_cbor(&payload),
+                _ => fuzz::decode_oma_json(&payload),
+            }
+            if let Ok(node) = decode(&payload, &path, format, &registry()) {
+                prop_assert!(node.values(&path).iter().all(|(at, _)| path.contains(at)));
+            }
+        }
+    }
+
+    #[test]
+    fn any_records_as_json(text in "\\[\\{(\"(bn|bt|bv|n|t|v|vs|vb|vd|vlo)\":(\"[/0-9:a-z]{0,9}\"|-?[0-9]{1,20}|[0-9]\\.[0-9]e[0-9]{1,3}|true),?){0,6}\\}\\]") {
+        fuzz::decode_senml_json(text.as_bytes());
     }
 
     #[test]

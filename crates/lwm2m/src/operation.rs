@@ -1,6 +1,8 @@
 use bytes::Bytes;
 use coap::{Code, Method, Request, Response};
-use lwm2m_codec::{Attributes, ContentFormat, EncodeError, decode, encode};
+use lwm2m_codec::{
+    Attributes, ContentFormat, EncodeError, NewInstance, decode, encode, encode_create,
+};
 use lwm2m_model::{Node, ObjectPath, Registry, ResourceContent};
 use thiserror::Error;
 
@@ -191,29 +193,26 @@ impl Operation {
                         reason: "a create needs an object, or the new instance's path".to_owned(),
                     });
                 };
-                let object = ObjectPath::Object(object);
-                let mut node = node.clone();
-                if let (Node::Instance(instance), Some(id)) = (&mut node, path.instance_id()) {
-                    instance.id = id;
-                }
-                let chosen_by_device =
-                    matches!(&node, Node::Instance(instance) if instance.id == DEVICE_CHOOSES);
-                needs(
-                    matches!(node, Node::Instance(_) | Node::Object(_)),
-                    "a create needs an instance with its resources",
-                )?;
-                // Without an id the payload is the resources alone (TS 1.1 core, section 6.3.6).
-                let written_at = match (chosen_by_device, &object) {
-                    (true, ObjectPath::Object(id)) => ObjectPath::Instance(*id, 0),
-                    _ => object,
+                let payload = match node {
+                    Node::Instance(instance) => {
+                        let given = (instance.id != DEVICE_CHOOSES).then_some(instance.id);
+                        let new = NewInstance {
+                            id: path.instance_id().or(given),
+                            resources: instance.resources.clone(),
+                        };
+                        encode_create(&new, object, node_format)?
+                    }
+                    Node::Object(_) => encode(node, &ObjectPath::Object(object), node_format)?,
+                    _ => {
+                        return Err(RequestError::Invalid {
+                            path: *path,
+                            reason: "a create needs an instance with its resources".to_owned(),
+                        });
+                    }
                 };
-                if let (true, Node::Instance(instance)) = (chosen_by_device, &mut node) {
-                    instance.id = 0;
-                }
-                let payload = encode(&node, &written_at, node_format)?;
                 PreparedRequest {
                     sent: Some((node_format.id(), payload.into())),
-                    ..prepared(Method::Post, object)
+                    ..prepared(Method::Post, ObjectPath::Object(object))
                 }
             }
             Self::Delete { path } => {

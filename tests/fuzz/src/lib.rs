@@ -16,6 +16,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("coap_datagram", coap::fuzz::decode_datagram),
     ("decode_avro_json", records::fuzz::decode_avro_json),
     ("decode_binding", lwm2m::fuzz::decode_binding),
+    ("decode_cbor", lwm2m_codec::fuzz::decode_cbor),
     ("decode_ddf", lwm2m_model::fuzz::decode_ddf),
     ("decode_frame", records::fuzz::decode_frame),
     (
@@ -24,12 +25,15 @@ pub const TARGETS: &[(&str, Target)] = &[
     ),
     ("decode_kcql", influxdb_sink::fuzz::decode_kcql),
     ("decode_link_format", lwm2m_codec::fuzz::decode_link_format),
+    ("decode_oma_json", lwm2m_codec::fuzz::decode_oma_json),
     (
         "decode_record_batch",
         embedded_kafka::fuzz::decode_record_batch,
     ),
     ("decode_registration", lwm2m::fuzz::decode_registration),
     ("decode_request", records::fuzz::decode_request),
+    ("decode_senml_cbor", lwm2m_codec::fuzz::decode_senml_cbor),
+    ("decode_senml_json", lwm2m_codec::fuzz::decode_senml_json),
     ("decode_text", lwm2m_codec::fuzz::decode_text),
     ("decode_tlv", lwm2m_codec::fuzz::decode_tlv),
     ("parse_path", lwm2m_model::fuzz::parse_path),

@@ -479,7 +479,7 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
         "/3//0",
         "/3/0/observe/observe",
         "/3/0/0?format=FASTEST",
-        "/3/0/0?format=SENML_JSON",
+        "/3/0/0?format=LWM2M_CBOR",
         "/..%2f..%2fetc%2fpasswd",
         "/%00",
         "/3/0/0%3fx",

@@ -438,10 +438,9 @@ fn hostile_lengths_and_floods_end_in_errors() {
 fn formats_that_are_not_supported_say_so() {
     let node = Node::Resource(integer(9, 100));
     for format in [
-        ContentFormat::SenmlJson,
-        ContentFormat::SenmlCbor,
-        ContentFormat::Json,
-        ContentFormat::Cbor,
+        ContentFormat::SenmlEtchJson,
+        ContentFormat::SenmlEtchCbor,
+        ContentFormat::Lwm2mCbor,
         ContentFormat::Link,
     ] {
         assert!(!format.carries_nodes());
@@ -458,9 +457,9 @@ fn formats_that_are_not_supported_say_so() {
             Err(DecodeError::Unsupported { format })
         );
     }
-    let format = ContentFormat::SenmlJson;
+    let format = ContentFormat::Lwm2mCbor;
     assert_eq!(
         DecodeError::Unsupported { format }.to_string(),
-        "SENML_JSON(110) is not supported for nodes: ask for TLV, TEXT or OPAQUE"
+        "LWM2M_CBOR(11544) is not supported for nodes: ask for TLV, SENML_JSON or SENML_CBOR"
     );
 }
