@@ -39,8 +39,11 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
         .with_context(|| format!("can't make the data folder {}", args.data_dir.display()))?;
     let store = Store::open(&args.data_dir.join("server.db"))?;
     let models = Arc::new(models::load(&args.models_folder)?);
-    let transport = UdpTransport::bind(args.coap_address(), &UdpConfig::default())
-        .context("CoAP (--coap-listen)")?;
+    let udp = UdpConfig {
+        port_setting: "--coap-listen".to_owned(),
+        ..UdpConfig::default()
+    };
+    let transport = UdpTransport::bind(args.coap_address(), &udp).context("CoAP")?;
     let web = service::admin::bind(args.web_address(), "--web-listen").await?;
     let (coap_at, web_at) = (transport.local_addr()?, web.local_addr()?);
 
@@ -77,7 +80,7 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
         published,
         progress,
         duplicate_window: Duration::from_secs(args.duplicate_window_s),
-        spool_bytes: args.spool_mb * 1024 * 1024,
+        spool_bytes: args.spool_mb.saturating_mul(1024 * 1024),
     })?;
     tracing::info!(coap = %coap_at, web = %web_at, server_id = args.server_id, "listening");
     context.health.set_ready();
@@ -112,7 +115,11 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
     };
     let serving = rest::serve((web, coap_at), engine.clone(), context.shutdown.clone());
     let outside = async {
-        let (intake, serving) = tokio::join!(intake, serving);
+        // One that can't go on ends the other: a server that takes no requests any more must not seem to run.
+        let (intake, serving) = tokio::join!(
+            ending_all(intake, &context.shutdown),
+            ending_all(serving, &context.shutdown)
+        );
         engine_stop.cancel();
         intake.and(serving)
     };
@@ -137,6 +144,16 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
     };
     let (outside, engine_running, publishing) = tokio::join!(outside, engine_running, publishing);
     engine_running.and(publishing).and(outside)
+}
+
+/// Whatever ends first, by itself or because it was told to, tells the others.
+async fn ending_all(
+    part: impl Future<Output = anyhow::Result<()>>,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let ended = part.await;
+    shutdown.cancel();
+    ended
 }
 
 async fn too_late(engine_stop: &CancellationToken) {

@@ -45,3 +45,34 @@ fn add(registry: &mut Registry, file: &Path) -> anyhow::Result<usize> {
     let xml = fs::read_to_string(file)?;
     Ok(registry.add_ddf(&xml)?.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PUMP: &str = r#"<LWM2M><Object ObjectType="MODefinition"><Name>Pump</Name><ObjectID>33000</ObjectID>
+        <ObjectURN>urn:oma:lwm2m:x:33000</ObjectURN><MultipleInstances>Multiple</MultipleInstances>
+        <Mandatory>Optional</Mandatory><Resources><Item ID="1"><Name>Flow</Name><Operations>R</Operations>
+        <MultipleInstances>Single</MultipleInstances><Mandatory>Mandatory</Mandatory><Type>Float</Type></Item>
+        </Resources></Object></LWM2M>"#;
+
+    #[test]
+    fn models_of_a_folder_stand_beside_the_built_in_ones_and_a_bad_file_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("33000.xml"), PUMP).unwrap();
+        fs::write(folder.path().join("broken.xml"), "<LWM2M><Object>").unwrap();
+        fs::write(folder.path().join("notes.txt"), "no model").unwrap();
+        let registry = load(&[folder.path()]).unwrap();
+        assert_eq!(registry.object(33000).unwrap().name, "Pump");
+        assert!(registry.object(3303).is_some());
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let error = load(&["/nowhere/models"]).unwrap_err();
+        assert!(
+            error.to_string().contains("/nowhere/models (-m)"),
+            "{error}"
+        );
+    }
+}

@@ -467,3 +467,60 @@ async fn an_expired_request_is_answered_and_not_sent() {
     );
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_waits_is_answered_when_its_time_is_over() {
+    let site = Site::with_kafka().await;
+    let server = site.start_server();
+    let mut desk = site.desk().await;
+    let mut device = Device::start(site.coap, "dev1").await;
+    device.registered().await;
+    // The device hangs, and the first request has all the time there is: nobody behind it waits for that.
+    device.vanish();
+    let first = request("dev1", "t1", RequestKind::Read, "/3/0/0", None);
+    desk.send(&first, &[("expires-at", &i64::MAX.to_string())])
+        .await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let soon = (now + Duration::from_millis(1_500)).as_millis();
+    let behind = request("dev1", "t2", RequestKind::Read, "/3/0/1", None);
+    desk.send(&behind, &[("expires-at", &soon.to_string())])
+        .await;
+    let asked = std::time::Instant::now();
+    let reply = desk.replies.next().await;
+    assert_eq!(reply.ticket, "t2");
+    assert!(message(&reply).contains("expired"), "{reply:?}");
+    assert!(asked.elapsed() < Duration::from_secs(10), "answered late");
+
+    // A deadline out of this world is over, and nothing worse.
+    let odd = request("nobody", "t3", RequestKind::Read, "/3/0/2", None);
+    desk.send(&odd, &[("expires-at", &i64::MIN.to_string())])
+        .await;
+    let reply = desk.replies.next().await;
+    assert_eq!(reply.ticket, "t3");
+    assert!(message(&reply).contains("expired"), "{reply:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clean_stop_leaves_nothing_to_be_produced_again() {
+    let site = Site::with_kafka().await;
+    let server = site.start_server();
+    let mut registrations = site
+        .topic::<RegistrationResponse>("iot.gw.registrations")
+        .await;
+    let mut desk = site.desk().await;
+    let mut device = Device::start(site.coap, "dev1").await;
+    device.registered().await;
+    registrations.next().await;
+    desk.ask("dev1", "t1", RequestKind::Read, "/3/0/0", None)
+        .await;
+    // At once: the acknowledged records are still in the store.
+    server.stop().await;
+
+    let server = site.start_server();
+    desk.ask("dev1", "t2", RequestKind::Read, "/3/0/0", None)
+        .await;
+    assert!(registrations.is_quiet().await, "a registration twice");
+    assert!(desk.replies.is_quiet().await, "a reply twice");
+    server.stop().await;
+}

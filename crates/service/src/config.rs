@@ -105,7 +105,7 @@ fn config_path(arguments: &[OsString]) -> Option<PathBuf> {
 fn read_table(path: &Path) -> Result<Table, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
         path: path.to_owned(),
-        named_by: "--config".to_owned(),
+        named_by: "--config or ZEELOS_CONFIG".to_owned(),
         source,
     })?;
     text.parse::<Table>().map_err(|source| ConfigError::Toml {
@@ -205,7 +205,13 @@ fn set_default(command: Command, key: &str, values: &[String]) -> (Command, bool
         None => (command, false),
         Some(id) => {
             let values = values.to_vec();
-            let command = command.mut_arg(id, |arg| arg.required(false).default_values(values));
+            let command = command.mut_arg(id, |arg| {
+                // What is hidden in `--help` when it comes by the environment is hidden here too.
+                let secret = arg.is_hide_env_values_set();
+                arg.required(false)
+                    .default_values(values)
+                    .hide_default_value(secret)
+            });
             (command, true)
         }
     }
@@ -235,7 +241,12 @@ fn apply_file_variables(command: Command) -> Result<Command, ConfigError> {
     }
     let mut command = command;
     for (id, value) in defaults {
-        command = command.mut_arg(id, |arg| arg.required(false).default_value(value));
+        // It may be a secret, and `--help` shows defaults.
+        command = command.mut_arg(id, |arg| {
+            arg.required(false)
+                .default_value(value)
+                .hide_default_value(true)
+        });
     }
     let mut failed = None;
     let command = command.mut_subcommands(|sub| {

@@ -22,7 +22,12 @@ enum Command {
     Sink {
         #[arg(long, env = "TEST_SINK_URL")]
         url: String,
-        #[arg(long, env = "TEST_SINK_PASSWORD", default_value = "none")]
+        #[arg(
+            long,
+            env = "TEST_SINK_PASSWORD",
+            hide_env_values = true,
+            default_value = "none"
+        )]
         password: Secret,
         #[arg(long, default_value_t = 1)]
         tasks: u32,
@@ -98,4 +103,16 @@ fn every_layer_gives_way_to_the_one_above() {
 fn a_secret_does_not_show() {
     let secret = Secret::new("hunter2");
     assert_eq!(format!("{secret:?} {secret}"), "*** ***");
+}
+
+#[test]
+fn a_secret_of_the_file_does_not_show_in_the_help() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("zeelos.toml");
+    fs::write(&file, "[sink]\npassword = 'hunter2'\ntasks = 77\n").unwrap();
+    let help = parse(&["--config", file.to_str().unwrap(), "sink", "--help"])
+        .unwrap_err()
+        .to_string();
+    assert!(help.contains("[default: 77]"), "{help}");
+    assert!(!help.contains("hunter2"), "{help}");
 }

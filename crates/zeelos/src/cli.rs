@@ -38,12 +38,14 @@ pub(crate) enum Command {
 
 impl Command {
     pub(crate) fn run(self, common: &CommonArgs) -> anyhow::Result<ExitCode> {
+        let interrupted = ExitCode::from(client::INTERRUPTED);
         match self {
             Self::Up(args) => up::run(*args, common),
-            Self::Send(args) => client::block_on(args.run()),
-            Self::Produce(args) => client::block_on(args.run()),
-            Self::Consume(args) => client::block_on(args.run()),
-            Self::Topics(args) => client::block_on(args.run()),
+            Self::Send(args) => client::block_on(args.run(), interrupted),
+            Self::Produce(args) => client::block_on(args.run(), interrupted),
+            // There Ctrl-C is how one ends it.
+            Self::Consume(args) => client::block_on(args.run(), ExitCode::SUCCESS),
+            Self::Topics(args) => client::block_on(args.run(), interrupted),
             Self::Service(service) => service.run(common).map(|()| ExitCode::SUCCESS),
             Self::Completion { shell } => {
                 let mut script = Vec::new();

@@ -183,9 +183,9 @@ impl Publisher {
                 self.counters[record.kind as usize].inc();
                 Ok(())
             }
-            // Kafka will never take this one (it is too large): said loudly, and not tried for ever.
-            Err(error) if error.is_too_large() => {
-                tracing::error!(endpoint = %record.endpoint, %error, "a record is lost");
+            // Kafka will never take this one (its size, its timestamp): said loudly, and not tried for ever.
+            Err(error) if error.is_about_the_record() => {
+                tracing::error!(endpoint = %record.endpoint, kind = ?record.kind, bytes = record.datum.len(), %error, "a record is lost");
                 Ok(())
             }
             Err(error) => Err(error.into()),

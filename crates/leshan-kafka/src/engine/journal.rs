@@ -1,7 +1,7 @@
 //! Requests of the journal: one at a time per device, each answered once.
 
-use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use lwm2m::server::{RequestHandle, RequestOptions};
 use lwm2m::{DeviceResponse, Now, RequestFailure};
@@ -18,6 +18,8 @@ pub(super) struct Journal {
     duplicate_window: Duration,
     /// Per device: the one on its way, and those behind it.
     lanes: HashMap<String, Lane>,
+    /// Those that wait, by deadline (Unix milliseconds) and id, with their device.
+    deadlines: BTreeMap<(i64, i64), String>,
 }
 
 #[derive(Default)]
@@ -26,17 +28,41 @@ struct Lane {
     waiting: VecDeque<Entry>,
 }
 
+/// The most requests that wait for one device; the next ones are answered so.
+const WAITING: usize = 1_000;
+
 impl Journal {
     pub(super) fn new(duplicate_window: Duration) -> Self {
         Self {
             duplicate_window,
             lanes: HashMap::new(),
+            deadlines: BTreeMap::new(),
         }
     }
 
+    /// When the first of those that wait is over.
+    pub(super) fn next_deadline(&self, now: Now) -> Option<Instant> {
+        let ((deadline_ms, _), _) = self.deadlines.first_key_value()?;
+        let left = deadline_ms.saturating_sub(now.unix_ms);
+        now.instant
+            .checked_add(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+    }
+
     fn wait(&mut self, entry: Entry) {
-        let lane = self.lanes.entry(entry.request.ep.clone()).or_default();
-        lane.waiting.push_back(entry);
+        let endpoint = entry.request.ep.clone();
+        let key = (entry.deadline_ms, entry.id);
+        self.deadlines.insert(key, endpoint.clone());
+        self.lanes
+            .entry(endpoint)
+            .or_default()
+            .waiting
+            .push_back(entry);
+    }
+
+    fn waiting_for(&self, endpoint: &str) -> usize {
+        self.lanes
+            .get(endpoint)
+            .map_or(0, |lane| lane.waiting.len())
     }
 }
 
@@ -58,7 +84,7 @@ impl EngineLoop {
                     "outcome unknown: the server was restarted while the device had the request",
                     now.unix_ms,
                 );
-                self.answered(entry.id, &reply);
+                self.answered(&entry, &reply);
             } else {
                 endpoints.push(entry.request.ep.clone());
                 self.journal.wait(entry);
@@ -72,11 +98,22 @@ impl EngineLoop {
 
     /// Takes requests into the journal, synced; from here on they are ours.
     pub(super) fn accept(&mut self, now: Now, requests: Vec<Accepted>) -> anyhow::Result<()> {
-        let window_ms = i64::try_from(self.journal.duplicate_window.as_millis())?;
+        let window_ms =
+            i64::try_from(self.journal.duplicate_window.as_millis()).unwrap_or(i64::MAX);
         let known = self.store.accept(&requests, window_ms)?;
         for (accepted, known) in requests.into_iter().zip(known) {
             let endpoint = accepted.request.ep;
             match known {
+                Known::New(entry) if self.journal.waiting_for(&endpoint) >= WAITING => {
+                    let reply = reply_unsent(
+                        &self.server_id,
+                        &entry.request,
+                        ResponseCode::InternalServerError,
+                        format!("not sent: {WAITING} requests wait for this device already"),
+                        now.unix_ms,
+                    );
+                    self.answered(&entry, &reply);
+                }
                 Known::New(entry) => {
                     self.journal.wait(entry);
                     self.pump(now, &endpoint);
@@ -115,8 +152,37 @@ impl EngineLoop {
             Ok(response) => reply_of(&self.server_id, &entry.request, response, now.unix_ms),
             Err(failure) => reply_failed(&self.server_id, &entry.request, failure, now.unix_ms),
         };
-        self.answered(entry.id, &reply);
+        self.answered(&entry, &reply);
         self.pump(now, endpoint);
+    }
+
+    /// Answers those whose time was over while they waited for their turn.
+    pub(super) fn answer_overdue(&mut self, now: Now) {
+        while let Some(first) = self.journal.deadlines.first_entry() {
+            let (deadline_ms, id) = *first.key();
+            if deadline_ms > now.unix_ms {
+                return;
+            }
+            let endpoint = first.remove();
+            let overdue = self.journal.lanes.get_mut(&endpoint).and_then(|lane| {
+                let place = lane.waiting.iter().position(|entry| entry.id == id)?;
+                lane.waiting.remove(place)
+            });
+            if let Some(entry) = overdue {
+                let reply = self.expired(&entry, now);
+                self.answered(&entry, &reply);
+            }
+        }
+    }
+
+    fn expired(&self, entry: &Entry, now: Now) -> Response {
+        reply_unsent(
+            &self.server_id,
+            &entry.request,
+            ResponseCode::InternalServerError,
+            "expired before it could be sent to the device",
+            now.unix_ms,
+        )
     }
 
     /// Sends the device's next request, unless one is on its way.
@@ -132,6 +198,8 @@ impl EngineLoop {
                 self.journal.lanes.remove(endpoint);
                 return;
             };
+            let key = (entry.deadline_ms, entry.id);
+            self.journal.deadlines.remove(&key);
             match self.begin(now, &entry) {
                 Ok(handle) => {
                     if let Some(lane) = self.journal.lanes.get_mut(endpoint) {
@@ -139,7 +207,7 @@ impl EngineLoop {
                     }
                     return;
                 }
-                Err(reply) => self.answered(entry.id, &reply),
+                Err(reply) => self.answered(&entry, &reply),
             }
         }
     }
@@ -147,15 +215,10 @@ impl EngineLoop {
     /// Asks the device, or says at once what the reply is.
     fn begin(&mut self, now: Now, entry: &Entry) -> Result<RequestHandle, Box<Response>> {
         let request = &entry.request;
-        let left = u64::try_from(entry.deadline_ms - now.unix_ms).unwrap_or(0);
+        // The deadline is the sender's to write: any number may stand there.
+        let left = u64::try_from(entry.deadline_ms.saturating_sub(now.unix_ms)).unwrap_or(0);
         if left == 0 {
-            return Err(Box::new(reply_unsent(
-                &self.server_id,
-                request,
-                ResponseCode::InternalServerError,
-                "expired before it could be sent to the device",
-                now.unix_ms,
-            )));
+            return Err(Box::new(self.expired(entry, now)));
         }
         let (operation, content_format) =
             operation_of(request, self.server.models()).map_err(|Refusal(reason)| {
@@ -185,11 +248,11 @@ impl EngineLoop {
         Ok(handle)
     }
 
-    fn answered(&mut self, id: i64, reply: &Response) {
+    fn answered(&mut self, entry: &Entry, reply: &Response) {
         let datum = reply.to_datum();
         self.changes.push(Change::Answered {
-            id,
-            reply: datum.clone(),
+            id: entry.id,
+            reply: must_not_repeat(&entry.request).then(|| datum.clone()),
         });
         self.enqueue_reply(reply.ep.clone(), datum);
     }

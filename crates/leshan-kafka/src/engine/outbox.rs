@@ -29,7 +29,8 @@ static SPOOLED: LazyLock<IntGauge> = LazyLock::new(|| {
 
 /// The engine's side of the way to Kafka.
 pub(super) struct Outbox {
-    handed: mpsc::Sender<Handed>,
+    /// To the publisher; `None` once nothing more is handed over.
+    handed: Option<mpsc::Sender<Handed>>,
     progress: Progress,
     /// Rows up to this one were handed over.
     cursor: i64,
@@ -75,7 +76,7 @@ impl Outbox {
     ) -> Result<Self, StoreError> {
         let (last, bytes) = store.outbox_state()?;
         Ok(Self {
-            handed,
+            handed: Some(handed),
             progress,
             cursor: 0,
             last,
@@ -104,7 +105,7 @@ impl Outbox {
             || changes
                 .iter()
                 .any(|change| matches!(change, Change::Enqueue(_)));
-        let room = self.handed.capacity() > self.straight.len();
+        let room = self.room() > self.straight.len();
         if room && !others_first && !self.progress.is_stuck() {
             let ticket = match ack {
                 None => Ticket::None,
@@ -140,6 +141,16 @@ impl Outbox {
         }
     }
 
+    /// How many records the publisher takes now.
+    fn room(&self) -> usize {
+        self.handed.as_ref().map_or(0, mpsc::Sender::capacity)
+    }
+
+    /// Hands over nothing more: the publisher ends when Kafka has the rest. What comes from here on goes to the disk.
+    pub(super) fn close(&mut self) {
+        self.handed = None;
+    }
+
     /// Kafka has this record; the device's acknowledgement, where one waits for it.
     pub(super) fn published(&mut self, ticket: Ticket) -> Option<AckId> {
         let row = match ticket {
@@ -162,7 +173,9 @@ impl Outbox {
     /// When something is to be done though nothing comes in.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let tidy = self.published_since.map(|since| since + TIDY_AFTER);
-        let look = (!self.awaited.is_empty()).then(|| Instant::now() + NOTICE_STUCK);
+        // Room at the publisher is not told either: rows that found none look again.
+        let rows_left = self.cursor < self.last && self.handed.is_some();
+        let look = (rows_left || !self.awaited.is_empty()).then(|| Instant::now() + NOTICE_STUCK);
         tidy.into_iter().chain(look).min()
     }
 
@@ -174,6 +187,7 @@ impl Outbox {
         now: Instant,
     ) -> Result<(), StoreError> {
         let tidy = self.published.len() >= TIDY_ROWS
+            || (self.handed.is_none() && !self.published.is_empty())
             || self
                 .published_since
                 .is_some_and(|since| since + TIDY_AFTER <= now);
@@ -206,12 +220,15 @@ impl Outbox {
 
     /// Gives the publisher as much as it takes.
     pub(super) fn hand_over(&mut self, store: &Store) -> Result<(), StoreError> {
+        let Some(publisher) = &self.handed else {
+            return Ok(());
+        };
         for handed in self.straight.drain(..) {
             // There was room when it was put here, and nobody else sends. A publisher that ended has ended the service.
-            let _ = self.handed.try_send(handed);
+            let _ = publisher.try_send(handed);
         }
         while self.cursor < self.last {
-            let room = self.handed.capacity();
+            let room = publisher.capacity();
             if room == 0 {
                 break;
             }
@@ -220,15 +237,17 @@ impl Outbox {
                 self.cursor = self.last;
             }
             for (id, record) in rows {
-                self.cursor = id;
                 if self.handed_rows.contains(&id) {
+                    self.cursor = id;
                     continue;
                 }
                 let ticket = Ticket::Row(id);
                 let handed = Handed { ticket, record };
-                if self.handed.try_send(handed).is_err() {
-                    break;
+                if publisher.try_send(handed).is_err() {
+                    // A publisher that ended has ended the service: the row stays for the next one.
+                    return Ok(());
                 }
+                self.cursor = id;
             }
         }
         Ok(())

@@ -57,8 +57,9 @@ pub(crate) struct EngineLoop {
 /// Commands or acknowledgements that are taken in one turn.
 const PER_TURN: usize = 256;
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
-/// How long an answered request is remembered by its origin.
+/// How long an answered request is remembered by its origin, and how many are at most (some hundred MB of disk).
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3_600);
+const REMEMBERED_MOST: i64 = 1_000_000;
 
 impl EngineLoop {
     /// Takes up what the store kept.
@@ -100,6 +101,8 @@ impl EngineLoop {
     /// Runs until told to stop, or the store or the socket fails.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let mut batch = Batch::default();
+        // What the store held goes on its way at once, whether or not anything comes in.
+        self.finish_turn().await?;
         loop {
             tokio::select! {
                 received = self.transport.wait(&mut batch, self.deadline()) => {
@@ -127,21 +130,34 @@ impl EngineLoop {
             }
             self.finish_turn().await?;
         }
+        self.wind_up().await
+    }
+
+    /// Takes the last acknowledgements, so that what Kafka has is not produced again after the next start. Ends when
+    /// the publisher does, which has a bounded time to.
+    async fn wind_up(&mut self) -> anyhow::Result<()> {
+        self.finish_turn().await?;
+        self.outbox.close();
+        while let Some(ticket) = self.published.recv().await {
+            self.acks.extend(self.outbox.published(ticket));
+        }
         self.finish_turn().await
     }
 
     async fn finish_turn(&mut self) -> anyhow::Result<()> {
         let now = now();
+        // Before this turn's notifications: what is replayed after a crash is in the order it came.
+        self.outbox.spool_stuck(&mut self.changes, &mut self.acks);
         self.server.handle_timeout(now);
+        self.answer_overdue(now);
         while let Some(event) = self.server.poll_event() {
             self.event(now, event);
         }
         if now.instant >= self.next_housekeeping {
             self.next_housekeeping = now.instant + HOUSEKEEPING;
             let before = now.unix_ms - i64::try_from(REMEMBERED.as_millis())?;
-            self.store.forget_answered_before(before)?;
+            self.store.forget_answered(before, REMEMBERED_MOST)?;
         }
-        self.outbox.spool_stuck(&mut self.changes, &mut self.acks);
         self.outbox
             .commit(&mut self.store, &mut self.changes, now.instant)?;
         for ack in self.acks.drain(..) {
@@ -157,7 +173,8 @@ impl EngineLoop {
 
     fn deadline(&self) -> Option<Instant> {
         let own = Some(self.outbox.deadline().unwrap_or(self.next_housekeeping));
-        [self.server.next_timeout(), own]
+        let overdue = self.journal.next_deadline(now());
+        [self.server.next_timeout(), own, overdue]
             .into_iter()
             .flatten()
             .min()

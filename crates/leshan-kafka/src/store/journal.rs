@@ -99,13 +99,17 @@ impl Store {
         Ok(entries)
     }
 
-    /// Forgets answered requests that were accepted before this; returns how many.
-    pub(crate) fn forget_answered_before(&mut self, unix_ms: i64) -> Result<usize, StoreError> {
-        let gone = self.connection.execute(
+    /// Forgets answered requests that were accepted before this, and all but the last `most` (whatever their age).
+    pub(crate) fn forget_answered(&mut self, unix_ms: i64, most: i64) -> Result<(), StoreError> {
+        self.connection.execute(
             "DELETE FROM requests WHERE state = ?1 AND accepted_ms < ?2",
             params![ANSWERED, unix_ms],
         )?;
-        Ok(gone)
+        self.connection.execute(
+            "DELETE FROM requests WHERE state = ?1 AND id <= (SELECT max(id) FROM requests) - ?2",
+            params![ANSWERED, most],
+        )?;
+        Ok(())
     }
 }
 
@@ -184,10 +188,11 @@ pub(super) fn mark_sent(transaction: &Transaction<'_>, id: i64) -> Result<(), St
 pub(super) fn answer(
     transaction: &Transaction<'_>,
     id: i64,
-    reply: &[u8],
+    reply: Option<&[u8]>,
 ) -> Result<(), StoreError> {
+    // Of one that is answered its origin and fingerprint are remembered, not what was asked for.
     transaction
-        .prepare_cached("UPDATE requests SET state = ?3, reply = ?2 WHERE id = ?1")?
+        .prepare_cached("UPDATE requests SET state = ?3, reply = ?2, request = x'' WHERE id = ?1")?
         .execute(params![id, reply, ANSWERED])?;
     Ok(())
 }

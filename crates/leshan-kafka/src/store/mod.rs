@@ -69,10 +69,10 @@ pub(crate) enum Change {
     Sent {
         id: i64,
     },
-    /// A request has its reply (the datum of a `Response`).
+    /// A request has its reply; its datum is kept where a duplicate would be answered with it.
     Answered {
         id: i64,
-        reply: Vec<u8>,
+        reply: Option<Vec<u8>>,
     },
     /// A record for Kafka that has to outlive a crash.
     Enqueue(Outgoing),
@@ -237,7 +237,7 @@ fn apply(
                 .execute(params![observation.endpoint, observation.path.to_string()])?;
         }
         Change::Sent { id } => journal::mark_sent(transaction, *id)?,
-        Change::Answered { id, reply } => journal::answer(transaction, *id, reply)?,
+        Change::Answered { id, reply } => journal::answer(transaction, *id, reply.as_deref())?,
         Change::Enqueue(outgoing) => {
             committed
                 .enqueued

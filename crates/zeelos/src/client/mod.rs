@@ -32,9 +32,13 @@ pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Runs a command; Ctrl-C ends it.
+/// What a command that Ctrl-C ended before it was done exits with, as shells have it: 128 + SIGINT.
+pub(crate) const INTERRUPTED: u8 = 130;
+
+/// Runs a command; Ctrl-C ends it, with this exit code.
 pub(crate) fn block_on(
     command: impl Future<Output = anyhow::Result<ExitCode>>,
+    interrupted: ExitCode,
 ) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -43,7 +47,7 @@ pub(crate) fn block_on(
     let ended = runtime.block_on(async {
         tokio::select! {
             ended = command => ended,
-            _ = tokio::signal::ctrl_c() => Ok(ExitCode::SUCCESS),
+            _ = tokio::signal::ctrl_c() => Ok(interrupted),
         }
     });
     runtime.shutdown_background();

@@ -1,7 +1,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use kafka::{KafkaArgs, RecordDecoder, StartAt, TopicReader, ensure_topic};
 use lwm2m_model::{ObjectPath, Registry, ValueType};
@@ -11,7 +11,7 @@ use records::{
     TopicKind, WriteMode, WriteNode, WriteRequest,
 };
 
-use super::Requester;
+use super::{Requester, print};
 
 /// Sends one request and waits for its reply.
 #[derive(Args, Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct SendArgs {
     #[arg(long, global = true)]
     ticket: Option<String>,
     /// How long to wait for the reply, in seconds; the request expires then
-    #[arg(long, default_value_t = 60, global = true)]
+    #[arg(long, default_value_t = 60, global = true, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     timeout: u64,
     /// The content format asked for
     #[arg(long, value_enum, default_value = "tlv", global = true)]
@@ -114,9 +114,15 @@ impl SendArgs {
         let mut reader = TopicReader::open(&cluster, &replies, StartAt::End).await?;
         let limit = Duration::from_secs(self.timeout);
         let headers = [("expires-at".to_owned(), Some(expires_at(limit)))];
-        Requester::new(&cluster, registry.clone())?
-            .request(&self.gateway, &request, &headers)
-            .await?;
+        let requester = Requester::new(&cluster, registry.clone())?;
+        let sent = requester.request(&self.gateway, &request, &headers);
+        tokio::time::timeout(limit, sent).await.map_err(|_| {
+            anyhow!(
+                "Kafka at {} did not acknowledge the request within {} s; it may still arrive",
+                cluster.bootstrap(),
+                self.timeout
+            )
+        })??;
 
         let mut decoder = RecordDecoder::<Response>::new(registry);
         let wait = async {
@@ -132,14 +138,15 @@ impl SendArgs {
                 }
             }
         };
-        let reply = tokio::time::timeout(limit, wait).await.with_context(|| {
-            format!(
+        let reply = tokio::time::timeout(limit, wait).await.map_err(|_| {
+            anyhow!(
                 "no reply with ticket '{ticket}' within {} s: is gateway '{}' running and its mirror connected?",
                 self.timeout, self.gateway
             )
         })?;
         let schema = Response::schema();
-        println!("{:#}", records::to_avro_json(&reply.to_datum(), schema)?);
+        let text = format!("{:#}\n", records::to_avro_json(&reply.to_datum(), schema)?);
+        print(text.as_bytes())?;
         Ok(if reply.rep.code.is_success() {
             ExitCode::SUCCESS
         } else {

@@ -1,5 +1,6 @@
 //! `zeelos up --check`: the path once, with a random value and a random ticket that every stage has to show.
 
+use std::fmt::Write as _;
 use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +18,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Output;
-use super::children::Supervisor;
 use super::observe::{observe, simple};
 use super::plan::{Gateway, Plan, Site};
 use crate::client::Requester;
@@ -84,7 +84,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Runs the check; the exit code says whether every stage showed what was sent.
 pub(crate) async fn run(
     plan: &Plan,
-    supervisor: &Supervisor,
     output: Output,
     limit: Duration,
     context: &Context,
@@ -112,7 +111,7 @@ pub(crate) async fn run(
         findings = look(&sought, sensor.admin) => findings?,
         () = context.shutdown.cancelled() => return Ok(ExitCode::FAILURE),
     };
-    Ok(report(&sought, &findings, supervisor, output))
+    report(&sought, &findings, output)
 }
 
 async fn look(
@@ -460,19 +459,15 @@ fn failed(findings: &[Finding]) -> Option<&Finding> {
     findings.iter().find(|finding| finding.outcome.is_err())
 }
 
-fn report(
-    sought: &Sought<'_>,
-    findings: &[Finding],
-    supervisor: &Supervisor,
-    output: Output,
-) -> ExitCode {
+fn report(sought: &Sought<'_>, findings: &[Finding], output: Output) -> anyhow::Result<ExitCode> {
     let failure = failed(findings);
-    match output {
-        Output::Json => println!("{}", json_report(sought, findings, failure)),
-        Output::Table => print_table(sought, findings),
-    }
+    let text = match output {
+        Output::Json => format!("{}\n", json_report(sought, findings, failure)),
+        Output::Table => table(sought, findings),
+    };
+    crate::client::print(text.as_bytes())?;
     let Some(failure) = failure else {
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     };
     let reason = failure.outcome.as_ref().err().map_or("", String::as_str);
     eprintln!(
@@ -483,29 +478,34 @@ fn report(
     let gateway = &sought.gateway.id;
     let child = failure.stage.child();
     let names = [format!("{gateway}/{child}"), format!("cloud/{child}")];
-    let log = names.iter().find_map(|name| supervisor.log_of(name));
-    if let Some(text) = log.and_then(|log| std::fs::read_to_string(log).ok()) {
+    let log = names
+        .iter()
+        .find_map(|name| std::fs::read(sought.plan.log_of(name)).ok());
+    if let Some(text) = log {
+        let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         let tail = &lines[lines.len().saturating_sub(10)..];
         eprintln!("the last lines of {child}'s log:\n  {}", tail.join("\n  "));
     }
-    ExitCode::FAILURE
+    Ok(ExitCode::FAILURE)
 }
 
-fn print_table(sought: &Sought<'_>, findings: &[Finding]) {
-    println!("{:<14}{:<6}{:>12}  what", "stage", "seen", "latency");
+fn table(sought: &Sought<'_>, findings: &[Finding]) -> String {
+    let mut text = format!("{:<14}{:<6}{:>12}  what\n", "stage", "seen", "latency");
     for finding in findings {
         let (seen, latency) = match &finding.outcome {
             Ok(latency) => ("yes", format!("{:.0} ms", latency.as_secs_f64() * 1_000.0)),
             Err(_) => ("no", "-".to_owned()),
         };
-        println!(
+        let _ = writeln!(
+            text,
             "{:<14}{seen:<6}{latency:>12}  {}",
             finding.stage.as_str(),
             finding.what
         );
     }
-    println!("took {:.1} s", sought.start.elapsed().as_secs_f64());
+    let _ = writeln!(text, "took {:.1} s", sought.start.elapsed().as_secs_f64());
+    text
 }
 
 fn json_report(

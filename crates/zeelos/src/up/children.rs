@@ -1,6 +1,8 @@
 //! The child processes: started, restarted with back-off when they die, stopped in the order data flows.
 
+use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -33,7 +35,6 @@ pub(crate) struct Supervisor {
 struct Running {
     name: String,
     wave: u8,
-    log: PathBuf,
     status: Arc<Mutex<Status>>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -43,8 +44,9 @@ struct Running {
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
 /// How long a child may take to finish after it was told to stop; then it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// A log file that is longer at a start is set aside as `.old`.
+/// A log file that is longer is set aside as `.old`: a child has at most twice this, and what it writes in a minute.
 const LONGEST_LOG: u64 = 10 * 1024 * 1024;
+const LOOK_AT_LOG: Duration = Duration::from_secs(60);
 
 impl Supervisor {
     /// Starts every child of the plan.
@@ -66,14 +68,6 @@ impl Supervisor {
             .iter()
             .map(|child| (child.name.clone(), child.status.lock().clone()))
             .collect()
-    }
-
-    /// The log file of a child, by name.
-    pub(crate) fn log_of(&self, name: &str) -> Option<&Path> {
-        self.children
-            .iter()
-            .find(|child| child.name == name)
-            .map(|child| child.log.as_path())
     }
 
     /// Stops the children, those that produce before those that they produce to.
@@ -99,20 +93,17 @@ impl Running {
     fn start(program: &Path, child: Child, plan: &Plan) -> Self {
         let status = Arc::new(Mutex::new(Status::default()));
         let stop = CancellationToken::new();
-        let log = plan
-            .log_dir()
-            .join(format!("{}.log", child.name.replace('/', "-")));
+        let log = plan.log_of(&child.name);
         let task = tokio::spawn(keep(
             program.to_owned(),
             child.clone(),
-            log.clone(),
+            log,
             Arc::clone(&status),
             stop.clone(),
         ));
         Self {
             name: child.name,
             wave: child.wave,
-            log,
             status,
             stop,
             task,
@@ -137,6 +128,7 @@ async fn keep(
                 let lifeline = process.stdin.take();
                 let ended = tokio::select! {
                     ended = process.wait() => ended,
+                    never = keep_short(&log) => match never {},
                     () = stop.cancelled() => {
                         drop(lifeline);
                         finish(&child, process).await;
@@ -146,7 +138,7 @@ async fn keep(
                 };
                 drop(lifeline);
                 let how = ended.map_or_else(|error| error.to_string(), describe);
-                tracing::warn!(child = child.name, %how, "died; starting it again");
+                tracing::warn!(child = child.name, %how, log = %log.display(), "died; starting it again");
                 let mut status = status.lock();
                 status.pid = None;
                 status.restarts += 1;
@@ -186,10 +178,27 @@ fn spawn(program: &Path, child: &Child, log: &Path) -> anyhow::Result<Process> {
         .with_context(|| format!("can't start {}", child.name))
 }
 
-fn open_log(log: &Path) -> std::io::Result<File> {
-    if fs::metadata(log).is_ok_and(|file| file.len() > LONGEST_LOG) {
-        fs::rename(log, log.with_extension("log.old"))?;
+/// Sets a log aside whenever it has become too long; never ends.
+async fn keep_short(log: &Path) -> Infallible {
+    loop {
+        tokio::time::sleep(LOOK_AT_LOG).await;
+        if let Err(error) = set_aside(log) {
+            tracing::error!(log = %log.display(), %error, "the log can't be set aside");
+        }
     }
+}
+
+/// The child goes on writing to the file it has, so that is copied and emptied: it writes at the end, wherever that is.
+fn set_aside(log: &Path) -> io::Result<()> {
+    if fs::metadata(log).is_ok_and(|file| file.len() > LONGEST_LOG) {
+        fs::copy(log, log.with_extension("log.old"))?;
+        OpenOptions::new().write(true).open(log)?.set_len(0)?;
+    }
+    Ok(())
+}
+
+fn open_log(log: &Path) -> io::Result<File> {
+    set_aside(log)?;
     OpenOptions::new().create(true).append(true).open(log)
 }
 
@@ -211,5 +220,28 @@ fn describe(status: ExitStatus) -> String {
         (Some(code), _) => format!("ended with code {code}"),
         (None, Some(signal)) => format!("ended by signal {signal}"),
         (None, None) => status.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_set_aside_while_it_is_written() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("demo-kafka.log");
+        let mut log = open_log(&path)?;
+        log.write_all(&vec![b'x'; usize::try_from(LONGEST_LOG)? + 1])?;
+        set_aside(&path)?;
+        log.write_all(b"and on\n")?;
+        assert_eq!(fs::read_to_string(&path)?, "and on\n");
+        let old = fs::metadata(path.with_extension("log.old"))?.len();
+        assert_eq!(old, LONGEST_LOG + 1);
+        set_aside(&path)?;
+        assert_eq!(fs::read_to_string(&path)?, "and on\n", "short: left alone");
+        Ok(())
     }
 }

@@ -9,11 +9,12 @@ mod stats;
 mod topics;
 mod view;
 
+use std::fs::{File, TryLockError};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
@@ -57,7 +58,7 @@ pub(crate) struct UpArgs {
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
     /// How long `--check` waits for all stages, in seconds
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     check_timeout: u64,
     /// No live view: a line every ten seconds instead
     #[arg(long)]
@@ -106,21 +107,49 @@ async fn supervise(args: UpArgs, context: Context, shows_view: bool) -> anyhow::
     };
     std::fs::create_dir_all(&data_dir)
         .with_context(|| format!("can't make the data folder {}", data_dir.display()))?;
+    // Held to the end of this function, after the children's.
+    let _lock = lock(&data_dir)?;
     let plan = Arc::new(Plan::new(&args, data_dir)?);
     let supervisor = Supervisor::start(&plan)?;
     let making = topics::start(Arc::clone(&plan), context.shutdown.clone());
     let result = if args.check {
         let limit = Duration::from_secs(args.check_timeout);
-        check::run(&plan, &supervisor, args.output, limit, &context).await
+        check::run(&plan, args.output, limit, &context).await
     } else {
         keep_running(&plan, &supervisor, shows_view, &context).await
     };
     making.abort();
     supervisor.stop().await;
     if !args.check && shows_view {
-        println!("stopped; {}", plan.data_note(temporary.is_none()));
+        let note = format!("stopped; {}\n", plan.data_note(temporary.is_none()));
+        crate::client::print(note.as_bytes())?;
     }
     result
+}
+
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Two `up` on the same data would take each other's ports and stores. The lock ends with the process, however it ends.
+fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    let path = data_dir.join("up.lock");
+    let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
+    let patience = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            // One that was just killed may not be gone yet.
+            Err(TryLockError::WouldBlock) if Instant::now() < patience => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(TryLockError::WouldBlock) => anyhow::bail!(
+                "another `zeelos up` is running on {}: stop it, or name another folder with --data-dir",
+                data_dir.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("can't lock {}", path.display()));
+            }
+        }
+    }
 }
 
 async fn keep_running(
@@ -134,4 +163,23 @@ async fn keep_running(
     let shown = view::show(plan, supervisor, shows_view, &context.shutdown).await;
     asking.abort();
     shown.map(|()| ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_folder_is_for_one_at_a_time() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let first = lock(folder.path())?;
+        let refused = lock(folder.path()).expect_err("it is in use").to_string();
+        assert!(
+            refused.contains("another `zeelos up`") && refused.contains("--data-dir"),
+            "{refused}"
+        );
+        drop(first);
+        lock(folder.path())?;
+        Ok(())
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use kafka::{Cluster, RecordDecoder, SchemaRegistry, StartAt, TopicReader};
+use kafka::{Cluster, ReadError, RecordDecoder, SchemaRegistry, StartAt, TopicReader};
 use records::{AvroContentFormat, RegistrationResponse, Request, RequestKind, RequestPayload};
 use service::CancellationToken;
 use tokio::task::JoinHandle;
@@ -49,7 +49,13 @@ async fn follow(plan: &Plan, gateway: &Gateway) -> anyhow::Result<()> {
     while !waiting.is_empty() {
         let record = reader.next().await;
         let Some(value) = record.value else { continue };
-        if let RegistrationResponse::New(new) = decoder.decode(&value).await?
+        let event = match decoder.decode(&value).await {
+            Ok(event) => event,
+            // One bad record on the topic must not hide those behind it.
+            Err(ReadError::Bad { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if let RegistrationResponse::New(new) = event
             && waiting.remove(new.ep.as_str())
         {
             for path in TEMPERATURES {

@@ -81,6 +81,8 @@ mod port {
     pub(super) const HTTP: u16 = 8080;
 }
 
+/// The cloud's name among the sites: its folder, and the first part of its children's names.
+const CLOUD: &str = "cloud";
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 impl Plan {
@@ -90,6 +92,10 @@ impl Plan {
             "--kafka-gateway is for one --gateway only: each gateway has its own cluster"
         );
         for (index, gateway) in args.gateways.iter().enumerate() {
+            anyhow::ensure!(
+                gateway.as_str() != CLOUD,
+                "--gateway {CLOUD}: that is the other site's name; take another id"
+            );
             anyhow::ensure!(
                 !args.gateways[..index].contains(gateway),
                 "--gateway {gateway} is given twice"
@@ -102,7 +108,7 @@ impl Plan {
             children: Vec::new(),
         };
         let cloud = builder.site(
-            "cloud",
+            CLOUD,
             [port::KAFKA_CLOUD, port::REGISTRY_CLOUD],
             args.kafka_cloud.as_deref(),
             args.registry_cloud.as_deref(),
@@ -131,6 +137,12 @@ impl Plan {
 
     pub(crate) fn log_dir(&self) -> PathBuf {
         self.data_dir.join("logs")
+    }
+
+    /// A child's log file.
+    pub(crate) fn log_of(&self, child: &str) -> PathBuf {
+        self.log_dir()
+            .join(format!("{}.log", child.replace('/', "-")))
     }
 
     /// The embedded time-series store.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ pub(crate) async fn show(
     let mut rates = Rates::default();
     let started = Instant::now();
     if !draws {
-        print!("{}", addresses(plan));
+        crate::client::print(addresses(plan).as_bytes())?;
     }
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     let mut ticks: u64 = 0;
@@ -52,11 +52,12 @@ pub(crate) async fn show(
             let statuses = supervisor.statuses();
             let text = screen(plan, &stats, &rates, &lags, &statuses, started.elapsed());
             // Home, each line cleared to its end, then everything below: no flicker.
-            print!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\r\n"));
+            let drawn = format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\r\n"));
+            crate::client::print(drawn.as_bytes())?;
         } else if ticks.is_multiple_of(LINE_EVERY) && ticks > 0 {
-            println!("{}", line(&stats, &lags));
+            let line = format!("{}\n", line(&stats, &lags));
+            crate::client::print(line.as_bytes())?;
         }
-        std::io::stdout().flush()?;
         ticks += 1;
     }
     asking.abort();
@@ -128,12 +129,16 @@ fn screen(
         .filter(|(_, status)| status.pid.is_some())
         .count();
     let _ = writeln!(text, "processes: {running} of {} running", statuses.len());
-    for (name, status) in statuses.iter().filter(|(_, status)| status.restarts > 0) {
-        let how = status.last_exit.as_deref().unwrap_or("-");
+    for (name, status) in statuses {
+        let Some(how) = &status.last_exit else {
+            continue;
+        };
+        let now = if status.pid.is_some() { "" } else { "DOWN, " };
         let _ = writeln!(
             text,
-            "  {name}: started again {} times, last {how}",
-            status.restarts
+            "  {name}: {now}started again {} times, last {how}; its log: {}",
+            status.restarts,
+            plan.log_of(name).display()
         );
     }
     text.push('\n');
