@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use records::Schema;
@@ -86,13 +86,10 @@ struct Cache {
     by_id: HashMap<u32, Arc<WriterSchema>>,
     /// Subject → schema text → id.
     ids: HashMap<String, HashMap<String, u32>>,
-    unknown: HashMap<u32, Instant>,
 }
 
 /// The most answers of one kind that are kept; then that kind starts over.
 const MOST_KEPT: usize = 10_000;
-/// How long "no such id" is believed: long enough that a flood of bad records doesn't become a flood of calls.
-const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 impl SchemaRegistry {
@@ -127,18 +124,15 @@ impl SchemaRegistry {
     /// # Errors
     /// [`RegistryError::Unknown`], [`RegistryError::Unusable`] or [`RegistryError::Unreachable`].
     pub async fn schema(&self, id: u32) -> Result<Arc<WriterSchema>, RegistryError> {
-        if let Some(known) = self.kept(id)? {
+        if let Some(known) = self.kept(id) {
             return Ok(known);
         }
         let answer = get_schema_by_id(id, &self.inner.settings).await;
         let text = match answer {
             Ok(registered) if registered.schema_type == SchemaType::Avro => registered.schema,
             Ok(other) => return Err(self.unusable(id, format!("it is {:?}", other.schema_type))),
-            Err(error) if code(&error) == Some(40403) => {
-                let mut cache = self.inner.cache.lock();
-                bounded(&mut cache.unknown).insert(id, Instant::now());
-                return Err(self.unknown(id));
-            }
+            // Never kept: the id may be given out a moment later, and its records are good then.
+            Err(error) if code(&error) == Some(40403) => return Err(self.unknown(id)),
             Err(error) => return Err(unreachable(&self.inner.url, &error)),
         };
         let schema = Schema::parse(&text).map_err(|error| self.unusable(id, error.to_string()))?;
@@ -183,19 +177,8 @@ impl SchemaRegistry {
         cache.ids.get(subject)?.get(schema).copied()
     }
 
-    fn kept(&self, id: u32) -> Result<Option<Arc<WriterSchema>>, RegistryError> {
-        let mut cache = self.inner.cache.lock();
-        if let Some(known) = cache.by_id.get(&id) {
-            return Ok(Some(Arc::clone(known)));
-        }
-        match cache.unknown.get(&id) {
-            Some(since) if since.elapsed() < UNKNOWN_FOR => Err(self.unknown(id)),
-            Some(_) => {
-                cache.unknown.remove(&id);
-                Ok(None)
-            }
-            None => Ok(None),
-        }
+    fn kept(&self, id: u32) -> Option<Arc<WriterSchema>> {
+        self.inner.cache.lock().by_id.get(&id).cloned()
     }
 
     fn unknown(&self, id: u32) -> RegistryError {

@@ -38,9 +38,10 @@ pub struct CommonArgs {
     /// A TOML file with options by their long names: at the top for any command, or under `[command]`
     #[arg(long, env = "ZEELOS_CONFIG", value_name = "FILE", global = true)]
     pub config: Option<std::path::PathBuf>,
-    /// Stop when standard input closes: how a parent takes its children with it, even when it is killed
-    #[arg(long, hide = true, global = true)]
-    pub exit_with_stdin: bool,
+    /// Stop when standard input says anything, or this many seconds after it closed: how a parent stops its children, and
+    /// takes them with it even when it is killed
+    #[arg(long, hide = true, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "0", value_name = "SECONDS")]
+    pub exit_with_stdin: Option<u64>,
 }
 
 /// The form of log lines.
@@ -153,14 +154,15 @@ where
         })
 }
 
-/// Ends when standard input does; never, where nobody asked for that.
-async fn stdin_closed(wanted: bool) {
-    if !wanted {
+/// Ends when standard input says anything, or so many seconds after its end; never, where nobody asked for that.
+async fn stdin_closed(linger_s: Option<u64>) {
+    let Some(linger_s) = linger_s else {
         return std::future::pending().await;
+    };
+    let told = tokio::io::stdin().read(&mut [0; 64]).await;
+    if !matches!(told, Ok(1..)) {
+        tokio::time::sleep(Duration::from_secs(linger_s)).await;
     }
-    let mut stdin = tokio::io::stdin();
-    let mut ignored = [0; 64];
-    while matches!(stdin.read(&mut ignored).await, Ok(1..)) {}
 }
 
 fn init_logging(common: &CommonArgs) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use parking_lot::Mutex;
 use service::{Backoff, CancellationToken};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child as Process, Command};
 use tokio::task::JoinHandle;
 
@@ -125,12 +126,15 @@ async fn keep(
             Ok(mut process) => {
                 status.lock().pid = process.id();
                 // Held here: waiting for a process closes its standard input otherwise, and that means stop.
-                let lifeline = process.stdin.take();
+                let mut lifeline = process.stdin.take();
                 let ended = tokio::select! {
                     ended = process.wait() => ended,
                     never = keep_short(&log) => match never {},
                     () = stop.cancelled() => {
-                        drop(lifeline);
+                        // A child that has just died can't be told, and need not be.
+                        if let Some(lifeline) = &mut lifeline {
+                            let _ = lifeline.write_all(b"stop\n").await;
+                        }
                         finish(&child, process).await;
                         status.lock().pid = None;
                         return;
@@ -164,7 +168,7 @@ fn spawn(program: &Path, child: &Child, log: &Path) -> anyhow::Result<Process> {
     let errors = output.try_clone()?;
     Command::new(program)
         .args(&child.args)
-        .arg("--exit-with-stdin")
+        .arg(format!("--exit-with-stdin={}", child.linger_s))
         .arg("--admin-listen")
         .arg(child.admin.to_string())
         // The pipe's other end is ours: it closes when we end, however we end, and the child with it.

@@ -47,6 +47,8 @@ pub(crate) struct Child {
     pub(crate) admin: SocketAddr,
     /// Higher waves are stopped first.
     pub(crate) wave: u8,
+    /// How long it goes on when `up` was killed and could not stop it in order.
+    pub(crate) linger_s: u64,
 }
 
 /// All of it.
@@ -67,6 +69,16 @@ mod wave {
     pub(super) const DOWNSTREAM: u8 = 2;
     pub(super) const SERVER: u8 = 3;
     pub(super) const DEVICE: u8 = 4;
+
+    /// After a kill of `up` brokers and registries outlast the others: what those still have to say must not reach a
+    /// broker of somebody else's that takes the same port.
+    pub(super) fn linger_s(wave: u8) -> u64 {
+        match wave {
+            KAFKA => 6,
+            REGISTRY => 5,
+            _ => 0,
+        }
+    }
 }
 
 /// The contract's ports; another is taken where one is not free, and for each further gateway.
@@ -467,6 +479,7 @@ impl Builder<'_> {
             args,
             admin,
             wave,
+            linger_s: wave::linger_s(wave),
         });
         Ok(())
     }
