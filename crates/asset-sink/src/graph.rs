@@ -55,8 +55,9 @@ impl Graph {
                 database,
                 user,
                 password,
+                tls,
             } => {
-                let orient = OrientDb::new(url, database, user, password)?;
+                let orient = OrientDb::new(url, database, (user, password), tls)?;
                 orient.prepare().await?;
                 Ok(Self::Orient(orient))
             }

@@ -23,8 +23,10 @@ mod sqlite;
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use connect::{ConnectArgs, Server};
 use lwm2m_model::Registry;
+use service::tls::{ClientFiles as _, Tls};
 use service::{Context, Secret};
 
 pub use graph::GraphError;
@@ -51,7 +53,11 @@ pub struct Args {
         hide_env_values = true
     )]
     pub graph_password: Option<Secret>,
+    #[command(flatten)]
+    pub graph_tls: GraphTlsArgs,
 }
+
+service::client_tls_args!(GraphTlsArgs, "graph", "GRAPH", "OrientDB");
 
 /// Where this service's connectors are kept unless told otherwise.
 const CONFIG_TOPIC: &str = "connect-leshan-asset-configs";
@@ -65,6 +71,7 @@ pub async fn bind(args: &Args, context: &Context) -> anyhow::Result<Server> {
         url: args.graph_url.clone(),
         user: args.graph_user.clone(),
         password: args.graph_password.clone(),
+        tls: Tls::open(args.graph_tls.tls_files()).context("TLS to OrientDB")?,
     });
     Server::bind(&args.connect, CONFIG_TOPIC, vec![Arc::new(sink)], context).await
 }

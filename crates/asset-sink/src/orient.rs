@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, StatusCode, Url, redirect};
 use serde_json::{Map, Value, json};
 use service::Secret;
+use service::tls::{HttpClient, Tls};
 
 use crate::change::{Change, Key, Link, OPTIONAL, Property};
 use crate::graph::{Applied, GraphError, mandatory, multiple};
@@ -21,7 +22,7 @@ pub(crate) struct OrientDb {
 }
 
 struct Inner {
-    client: Client,
+    client: HttpClient,
     base: Url,
     database: String,
     user: String,
@@ -105,15 +106,17 @@ impl OrientDb {
     pub(crate) fn new(
         base: &Url,
         database: &str,
-        user: &str,
-        password: &Secret,
+        (user, password): (&str, &Secret),
+        tls: &Tls,
     ) -> Result<Self, GraphError> {
-        let client = Client::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            .timeout(CALL_LIMIT)
-            .redirect(redirect::Policy::none())
-            .build()
-            .map_err(|error| GraphError::Away(format!("no HTTP client: {error}")))?;
+        let settings = || {
+            Client::builder()
+                .connect_timeout(CONNECT_LIMIT)
+                .timeout(CALL_LIMIT)
+                .redirect(redirect::Policy::none())
+        };
+        let client = HttpClient::new(tls.clone(), settings)
+            .map_err(|error| GraphError::Away(error.to_string()))?;
         Ok(Self {
             inner: Arc::new(Inner {
                 client,
@@ -301,12 +304,12 @@ impl OrientDb {
         url.set_path(path);
         let at = format!("OrientDB at {}", inner.base.authority());
         let request = match body {
-            None => inner.client.get(url),
-            Some(body) => inner.client.post(url).json(&body),
+            None => inner.client.get().get(url),
+            Some(body) => inner.client.get().post(url).json(&body),
         };
         let away = |error: reqwest::Error| {
-            let error = anyhow::Error::from(error.without_url());
-            GraphError::Away(format!("{at} does not answer: {error:#}"))
+            let reason = inner.client.explain(error);
+            GraphError::Away(format!("{at} does not answer: {reason}"))
         };
         let mut response = request
             .basic_auth(&inner.user, Some(inner.password.expose()))

@@ -4,6 +4,7 @@ use std::time::Duration;
 use connect::{Config, Key, Problem, Retries};
 use reqwest::Url;
 use service::Secret;
+use service::tls::Tls;
 
 /// What the service was given for connectors that don't say it.
 #[derive(Clone, Debug, Default)]
@@ -11,6 +12,8 @@ pub(crate) struct Defaults {
     pub(crate) url: Option<String>,
     pub(crate) user: Option<String>,
     pub(crate) password: Option<Secret>,
+    /// Certificates for `https:` URLs.
+    pub(crate) tls: Tls,
 }
 
 /// Where the graph is.
@@ -26,6 +29,8 @@ pub enum Target {
         user: String,
         /// The user's password.
         password: Secret,
+        /// Certificates for an `https:` base.
+        tls: Tls,
     },
     /// The embedded graph.
     Sqlite {
@@ -96,7 +101,17 @@ impl Target {
             database,
             user: user.to_owned(),
             password,
+            tls: Tls::none(),
         })
+    }
+
+    /// The same with certificates, where it is reached over TLS.
+    #[must_use]
+    pub fn with_tls(mut self, given: Tls) -> Self {
+        if let Self::Orient { tls, .. } = &mut self {
+            *tls = given;
+        }
+        self
     }
 
     pub(crate) fn from_config(config: &Config, defaults: &Defaults) -> Result<Self, Problem> {
@@ -113,6 +128,7 @@ impl Target {
             .or_else(|| defaults.password.clone())
             .unwrap_or_default();
         Self::parse(url, user.unwrap_or("root"), password)
+            .map(|target| target.with_tls(defaults.tls.clone()))
             .map_err(|error| Problem::new(URL, error.to_string()))
     }
 }

@@ -7,8 +7,9 @@ use kafka::{LagProbe, TopicMatch};
 use lwm2m_model::Registry;
 use serde_json::{Value, json};
 use service::Secret;
-use support::{REGISTRATIONS, SOON, Sink, Site, deleted, registered, updated, wait_for};
-use testkit::OrientDb;
+use site::{PATIENCE, Site};
+use support::{REGISTRATIONS, deleted, registered, start, updated};
+use testkit::{OrientDb, wait_for};
 
 /// An endpoint that would like to be a statement, a record id, a parameter.
 const HOSTILE: &str = "#16:0'; DROP CLASS V UNSAFE; -- \"\\ {:name} ?\n";
@@ -16,8 +17,8 @@ const HOSTILE: &str = "#16:0'; DROP CLASS V UNSAFE; -- \"\\ {:name} ?\n";
 /// Waits until a connector has processed everything there is.
 async fn caught_up(site: &Site, connector: &str) -> anyhow::Result<()> {
     let topics = TopicMatch::Names(vec![REGISTRATIONS.to_owned()]);
-    let probe = LagProbe::new(&site.cluster, &format!("connect-{connector}"), topics)?;
-    wait_for(SOON, "the connector to catch up", async || {
+    let probe = LagProbe::new(&site.cluster(), &format!("connect-{connector}"), topics)?;
+    wait_for(PATIENCE, "the connector to catch up", async || {
         let lag = probe.lag().await?;
         anyhow::ensure!(lag == 0, "lag {lag}");
         Ok(())
@@ -26,7 +27,7 @@ async fn caught_up(site: &Site, connector: &str) -> anyhow::Result<()> {
 }
 
 /// Endpoints that come, change, move and go.
-async fn produce_all(site: &Site) -> anyhow::Result<()> {
+async fn produce_all(site: &Site) {
     for event in [
         registered(
             "rock64",
@@ -53,12 +54,12 @@ async fn produce_all(site: &Site) -> anyhow::Result<()> {
         updated("rock64", "again", 4_001, None),
         registered("rock64", "again", 4_002, &["/1/0"]),
     ] {
-        site.produce(REGISTRATIONS, &event).await?;
+        site.produce(REGISTRATIONS, &event).await;
     }
     site.produce_bytes(REGISTRATIONS, Some(b"not a registration"))
-        .await?;
+        .await;
     site.produce(REGISTRATIONS, &records::AvroKey { ep: "x".to_owned() })
-        .await
+        .await;
 }
 
 /// An endpoint of OrientDB with its links, without what only OrientDB has.
@@ -88,9 +89,9 @@ fn links(pairs: &[(u16, u16)]) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn orientdb_follows_the_registrations_and_a_replay_gives_the_same_graph() -> anyhow::Result<()>
 {
-    let (site, orient) = (Site::start().await?, OrientDb::start().await?);
-    let sink = site.sink().await?;
-    produce_all(&site).await?;
+    let (site, orient) = (Site::start().await, OrientDb::start().await?);
+    let sink = start(&site).await?;
+    produce_all(&site).await;
     sink.create("one", &orient_keys(&orient)).await?;
     caught_up(&site, "one").await?;
 
@@ -129,7 +130,7 @@ async fn orientdb_follows_the_registrations_and_a_replay_gives_the_same_graph() 
         "a new registration is a new endpoint"
     );
 
-    let aside = site.read(&format!("{REGISTRATIONS}.dlq"), 2).await?;
+    let aside = site.read(&format!("{REGISTRATIONS}.dlq"), 2).await;
     assert_eq!(
         aside[0].header("zeelos-dlq-reason"),
         Some(b"not_framed".as_slice())
@@ -171,18 +172,19 @@ async fn orientdb_follows_the_registrations_and_a_replay_gives_the_same_graph() 
         .command("SELECT count(*) AS n FROM Resources")
         .await?;
     assert_eq!(counts["result"][0]["n"], loaded.resources);
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_orientdb_that_is_away_is_waited_for_and_nothing_is_lost() -> anyhow::Result<()> {
-    let (site, mut orient) = (Site::start().await?, OrientDb::start().await?);
+    let (site, mut orient) = (Site::start().await, OrientDb::start().await?);
     orient.stop().await?;
-    let sink = site.sink().await?;
+    let sink = start(&site).await?;
     sink.create("patient", &orient_keys(&orient)).await?;
     site.produce(REGISTRATIONS, &registered("rock64", "first", 1, &["/3/0"]))
-        .await?;
-    let trouble = wait_for(SOON, "the trouble to show", async || {
+        .await;
+    let trouble = wait_for(PATIENCE, "the trouble to show", async || {
         let (_, answer) = sink.get("/connectors/patient/status").await?;
         let task = &answer["tasks"][0];
         anyhow::ensure!(
@@ -201,7 +203,7 @@ async fn an_orientdb_that_is_away_is_waited_for_and_nothing_is_lost() -> anyhow:
 
     orient.stop().await?;
     site.produce(REGISTRATIONS, &registered("rock64", "second", 2, &["/3/0"]))
-        .await?;
+        .await;
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     let mut hasty = orient_keys(&orient);
     hasty["tinkerpop3.max.retries"] = json!("1");
@@ -218,17 +220,18 @@ async fn an_orientdb_that_is_away_is_waited_for_and_nothing_is_lost() -> anyhow:
     sink.wait_task("hasty", "RUNNING").await?;
     caught_up(&site, "hasty").await?;
     assert_eq!(orient_endpoints(&orient).await?.len(), 2);
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_graph_follows_them_too() -> anyhow::Result<()> {
-    let site = Site::start().await?;
-    let graph = site.folder.path().join("graph.db");
+    let site = Site::start().await;
+    let graph = site.folder().join("graph.db");
     let keys = json!({"tinkerpop3.url": format!("sqlite:{}", graph.display())});
     assert_eq!(embedded::endpoint(&graph, "stays")?, None);
-    let sink = site.sink().await?;
-    produce_all(&site).await?;
+    let sink = start(&site).await?;
+    produce_all(&site).await;
     sink.create("one", &keys).await?;
     caught_up(&site, "one").await?;
     let found = embedded::endpoints(&graph)?;
@@ -255,13 +258,14 @@ async fn the_embedded_graph_follows_them_too() -> anyhow::Result<()> {
     sink.create("two", &keys).await?;
     caught_up(&site, "two").await?;
     assert_eq!(embedded::endpoints(&graph)?, found);
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_originals_connector_file_is_posted_unchanged() -> anyhow::Result<()> {
-    let site = Site::start().await?;
-    let sink: Sink = site.sink().await?;
+    let site = Site::start().await;
+    let sink = start(&site).await?;
     let file = include_str!("walkthrough/upboard_leshan_asset_sink.json");
     let (status, created) = sink.post("/connectors", file).await?;
     assert_eq!(status, 201, "{created}");
@@ -283,5 +287,6 @@ async fn the_originals_connector_file_is_posted_unchanged() -> anyhow::Result<()
             .contains("tinkerpop3.url"),
         "{answer}"
     );
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }

@@ -4,6 +4,7 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
+use lwm2m::client::SendError;
 use lwm2m_model::ObjectPath;
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,6 +25,10 @@ pub(crate) enum Command {
         text: String,
         reply: oneshot::Sender<Result<(), SetError>>,
     },
+    Send {
+        paths: Vec<ObjectPath>,
+        reply: oneshot::Sender<Result<(), SendError>>,
+    },
     Step {
         direction: Direction,
         reply: oneshot::Sender<()>,
@@ -34,11 +39,13 @@ pub(crate) enum Command {
 ///
 /// - `GET /sensor/<object>/<instance>/<resource>`: a value as text
 /// - `POST /sensor/<object>/<instance>/<resource>`: sets it to the body, as if the device had measured it
+/// - `POST /send`: reports what stands at the paths in the body, one a line, without being asked (LwM2M's Send)
 /// - `POST /location/<north|east|south|west>`: one step over the map
 pub(crate) fn routes() -> (Router, mpsc::Receiver<Command>) {
     let (commands, receiver) = mpsc::channel(WAITING);
     let router = Router::new()
         .route("/sensor/{*path}", get(read).post(write))
+        .route("/send", post(send))
         .route("/location/{direction}", post(step))
         .with_state(commands);
     (router, receiver)
@@ -59,6 +66,13 @@ async fn write(State(commands): Commands, Path(path): Path<String>, text: String
     ask(&commands, |reply| Command::Set { path, text, reply })
         .await?
         .map_err(refusal)
+}
+
+async fn send(State(commands): Commands, text: String) -> Answer<()> {
+    let paths: Vec<ObjectPath> = text.split_whitespace().map(parse).collect::<Answer<_>>()?;
+    ask(&commands, |reply| Command::Send { paths, reply })
+        .await?
+        .map_err(|error| (StatusCode::CONFLICT, format!("{error}\n")))
 }
 
 async fn step(State(commands): Commands, Path(direction): Path<String>) -> Answer<()> {

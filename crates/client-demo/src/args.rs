@@ -3,23 +3,26 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use lwm2m::{Binding, InvalidBinding, Version};
 use thiserror::Error;
 
+use crate::security::SecurityArgs;
 use crate::series::Kind;
 
-/// CoAP's port (RFC 7252 section 6.1).
+/// CoAP's port, and that of CoAP over DTLS (RFC 7252 sections 6.1 and 6.2).
 const COAP_PORT: u16 = 5683;
+const COAPS_PORT: u16 = 5684;
 
 /// The options of the virtual sensor.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
-    /// The LwM2M server: host, or host:port; the port is 5683 where none is given
+    /// The LwM2M server: host, or host:port; where none is given the port is 5683, with security 5684
     #[arg(
         short = 'u',
         long = "server",
         env = "LWM2M_SERVER",
         value_name = "HOST[:PORT]",
-        default_value = "localhost:5683"
+        default_value = "localhost"
     )]
     pub server: ServerAddress,
     /// The endpoint name; a random UUID without dashes where none is given
@@ -51,9 +54,20 @@ pub struct Args {
     /// How values are sent: confirmable ones until the server has them, non-confirmable ones once
     #[arg(long, env = "LWM2M_NOTIFICATIONS", value_enum, default_value_t = Notifications::Con)]
     pub notifications: Notifications,
+    /// How the device is reached: U always, UQ in queue mode, that is only for a while after it was heard of
+    #[arg(long, env = "LWM2M_BINDING", value_name = "U|UQ", default_value = "U", value_parser = binding)]
+    pub binding: Binding,
+    /// Seconds that the device listens in queue mode after it last sent or received something
+    #[arg(long, env = "LWM2M_AWAKE_S", value_name = "SECONDS", default_value_t = 93, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub awake: u32,
+    /// The version of LwM2M to register with, 1.0 or 1.1
+    #[arg(long, env = "LWM2M_VERSION", value_name = "VERSION", default_value = "1.1", value_parser = version)]
+    pub lwm2m_version: Version,
     /// The local address to send from; any where none is given
     #[arg(long, env = "LWM2M_BIND", value_name = "ADDRESS:PORT")]
     pub bind: Option<SocketAddr>,
+    #[command(flatten)]
+    pub security: SecurityArgs,
 }
 
 /// How notifications are sent.
@@ -70,6 +84,10 @@ impl Args {
         Duration::from_millis(self.interval)
     }
 
+    pub(crate) fn awake_window(&self) -> Duration {
+        Duration::from_secs(self.awake.into())
+    }
+
     pub(crate) fn lifetime(&self) -> Duration {
         Duration::from_secs(self.lifetime.into())
     }
@@ -80,7 +98,16 @@ impl Args {
 pub struct ServerAddress {
     /// A name or an address, without brackets.
     pub host: String,
-    pub port: u16,
+    /// As it was given.
+    pub port: Option<u16>,
+}
+
+impl ServerAddress {
+    /// The port that was given, or the usual one.
+    pub(crate) fn port(&self, secure: bool) -> u16 {
+        let usual = if secure { COAPS_PORT } else { COAP_PORT };
+        self.port.unwrap_or(usual)
+    }
 }
 
 /// A text that is no server's address.
@@ -94,6 +121,7 @@ impl FromStr for ServerAddress {
     type Err = BadServerAddress;
 
     fn from_str(text: &str) -> Result<Self, BadServerAddress> {
+        let text = text.strip_prefix("coaps://").unwrap_or(text);
         let text = text.strip_prefix("coap://").unwrap_or(text);
         let text = text.strip_suffix('/').unwrap_or(text);
         let (host, port) = match text.strip_prefix('[') {
@@ -114,10 +142,10 @@ impl FromStr for ServerAddress {
                 _ => (text, None),
             },
         };
-        let port = port.map_or(Ok(COAP_PORT), |port| {
-            port.parse().map_err(|_| BadServerAddress)
-        })?;
-        if host.is_empty() || port == 0 || host.contains(['/', ' ', '[', ']']) {
+        let port: Option<u16> = port
+            .map(|port| port.parse().map_err(|_| BadServerAddress))
+            .transpose()?;
+        if host.is_empty() || port == Some(0) || host.contains(['/', ' ', '[', ']']) {
             return Err(BadServerAddress);
         }
         Ok(Self {
@@ -161,6 +189,20 @@ impl FromStr for Position {
     }
 }
 
+/// The sensor speaks over UDP only.
+fn binding(text: &str) -> Result<Binding, String> {
+    match text {
+        "U" | "UQ" => text
+            .parse()
+            .map_err(|error: InvalidBinding| error.to_string()),
+        _ => Err("write U, or UQ for queue mode".to_owned()),
+    }
+}
+
+fn version(text: &str) -> Result<Version, String> {
+    Version::parse(text).ok_or_else(|| "write 1.0 or 1.1".to_owned())
+}
+
 fn factor(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(factor) if factor.is_finite() => Ok(factor),
@@ -183,13 +225,14 @@ mod tests {
     #[test]
     fn servers_are_written_in_many_ways() {
         let cases = [
-            ("gateway", "gateway", 5683),
-            ("gateway:5690", "gateway", 5690),
-            ("coap://gateway:5690/", "gateway", 5690),
-            ("192.0.2.1", "192.0.2.1", 5683),
-            ("[2001:db8::1]:5690", "2001:db8::1", 5690),
-            ("[::1]", "::1", 5683),
-            ("2001:db8::1", "2001:db8::1", 5683),
+            ("gateway", "gateway", None),
+            ("gateway:5690", "gateway", Some(5690)),
+            ("coaps://gateway:5690", "gateway", Some(5690)),
+            ("coap://gateway:5690/", "gateway", Some(5690)),
+            ("192.0.2.1", "192.0.2.1", None),
+            ("[2001:db8::1]:5690", "2001:db8::1", Some(5690)),
+            ("[::1]", "::1", None),
+            ("2001:db8::1", "2001:db8::1", None),
         ];
         for (text, host, port) in cases {
             assert_eq!(

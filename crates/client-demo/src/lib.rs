@@ -1,7 +1,8 @@
-//! A virtual sensor: an LwM2M device with two temperatures that registers, answers and notifies over UDP.
+//! A virtual sensor: an LwM2M device with two temperatures that registers, answers and notifies over UDP, with DTLS or without.
 
 mod admin;
 mod args;
+mod security;
 mod sensor;
 mod series;
 
@@ -9,14 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use coap::Peer;
 use lwm2m::client::{ClientConfig, Event, NotificationMode, Status};
 use prometheus::{IntCounter, IntGauge, register_int_counter, register_int_gauge};
 use service::{Backoff, Condition, Context};
 use tokio::time::timeout;
-use transport::{Batch, UdpConfig, UdpTransport};
+use transport::{Batch, Link, UdpConfig, UdpTransport};
 
 pub use args::{Args, BadPosition, BadServerAddress, Notifications, Position, ServerAddress};
+pub use security::SecurityArgs;
 pub use series::Kind;
 
 use admin::Command;
@@ -39,7 +40,12 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
     registration.fail("not registered yet");
     context.health.set_ready();
 
-    let Some(server) = find(&args.server, &context).await else {
+    let secure = args.security.config(&args.server.host)?;
+    let place = Place {
+        host: args.server.host.clone(),
+        port: args.server.port(secure.is_some()),
+    };
+    let Some(server) = find(&place, &context).await else {
         return Ok(());
     };
     let any: IpAddr = if server.is_ipv6() {
@@ -54,17 +60,26 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
         send_buffer: 256 << 10,
         port_setting: "--bind".to_owned(),
     };
-    let transport = UdpTransport::bind(bind, &config)?;
+    let udp = UdpTransport::bind(bind, &config)?;
+    let link = match secure {
+        None => Link::Plain(udp),
+        Some(config) => {
+            let client = dtls::Client::new(config, rand::random())
+                .context("OpenSSL lacks a cipher that DTLS needs")?;
+            Link::secure(udp, client, server)
+        }
+    };
 
     let settings = settings(&args);
     let endpoint = settings.client.endpoint.clone();
     let mut sensor = Sensor::new(settings, moment(), rand::random())
         .context("the sensor's objects don't fit their models")?;
     tracing::info!(%endpoint, %server, "registering");
-    sensor.client.start(Instant::now(), Peer::plain(server));
+    sensor.client.start(Instant::now(), link.peer(server));
 
     let mut device = Running {
         sensor,
+        link,
         metrics,
         registration,
         server,
@@ -72,25 +87,33 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
     };
     let mut batch = Batch::default();
     loop {
-        device.turn(&transport).await;
+        device.turn().await;
         if std::mem::take(&mut device.lost) {
-            device.look_again(&args.server).await;
+            device.look_again(&place).await;
         }
+        let deadline = device.sensor.next_timeout();
         tokio::select! {
             () = context.shutdown.cancelled() => break,
-            received = transport.wait(&mut batch, Some(device.sensor.next_timeout())) => {
+            received = device.link.wait(&mut batch, Some(deadline)) => {
                 received.context("the UDP socket failed")?;
                 device.take_in(&batch);
             }
             Some(command) = commands.recv() => device.obey(command),
         }
     }
-    device.leave(&transport, &mut batch).await;
+    device.leave(&mut batch).await;
     Ok(())
+}
+
+/// Where the server is to be found.
+struct Place {
+    host: String,
+    port: u16,
 }
 
 struct Running {
     sensor: Sensor,
+    link: Link,
     metrics: &'static Metrics,
     registration: Condition,
     server: SocketAddr,
@@ -100,7 +123,7 @@ struct Running {
 
 impl Running {
     /// Does what is due, acts on what happened, and sends.
-    async fn turn(&mut self, transport: &UdpTransport) {
+    async fn turn(&mut self) {
         let now = moment();
         self.sensor.work(now);
         while let Some(event) = self.sensor.client.poll_event() {
@@ -108,22 +131,19 @@ impl Running {
             self.report(&event);
         }
         let client = &mut self.sensor.client;
-        let report = transport
-            .send_all(std::iter::from_fn(|| client.poll_transmit()))
-            .await;
-        if report.failed > 0 {
-            tracing::debug!(
-                datagrams = report.failed,
-                "the system refused to send; they are sent again"
-            );
+        let transmits = std::iter::from_fn(|| client.poll_transmit());
+        let lost = self.link.send_all(transmits).await;
+        if lost > 0 {
+            tracing::debug!(datagrams = lost, "not sent; they are sent again");
         }
     }
 
     fn take_in(&mut self, batch: &Batch) {
         let now = Instant::now();
-        for (peer, datagram) in batch {
-            self.sensor.client.handle_datagram(now, peer, datagram);
-        }
+        let client = &mut self.sensor.client;
+        self.link.take_in(now, batch, |peer, datagram| {
+            client.handle_datagram(now, peer, datagram);
+        });
     }
 
     fn obey(&mut self, command: Command) {
@@ -135,6 +155,9 @@ impl Running {
             }
             Command::Set { path, text, reply } => {
                 let _ = reply.send(self.sensor.set(now, &path, &text));
+            }
+            Command::Send { paths, reply } => {
+                let _ = reply.send(self.sensor.send(now, &paths));
             }
             Command::Step { direction, reply } => {
                 self.sensor.step(now, direction);
@@ -165,43 +188,50 @@ impl Running {
             Event::Executed { path, arguments } => tracing::info!(%path, arguments, "executed"),
             Event::Created { path } => tracing::info!(%path, "created"),
             Event::Deleted { path } => tracing::info!(%path, "deleted"),
-            Event::Observed { path } => tracing::info!(%path, "observed"),
-            Event::ObservationEnded { path } => tracing::info!(%path, "observed no more"),
-            Event::Notified { path } => {
-                tracing::debug!(%path, "notified");
+            Event::Observed { target } => tracing::info!(%target, "observed"),
+            Event::ObservationEnded { target } => tracing::info!(%target, "observed no more"),
+            Event::Notified { target } => {
+                tracing::debug!(%target, "notified");
                 self.metrics.notifications.inc();
             }
+            Event::SendAnswered { code, .. } => tracing::info!(%code, "sent"),
+            Event::SendFailed { reason, .. } => tracing::warn!(%reason, "not sent"),
         }
     }
 
     /// A server in a container has another address after each start.
-    async fn look_again(&mut self, server: &ServerAddress) {
-        if server.host.parse::<IpAddr>().is_ok() {
+    async fn look_again(&mut self, place: &Place) {
+        // A server that was restarted does not know the session.
+        self.link.begin_anew(self.server);
+        if place.host.parse::<IpAddr>().is_ok() {
             return;
         }
-        if let Ok(Ok(found)) = timeout(LOOKUP, lookup(server)).await
+        if let Ok(Ok(found)) = timeout(LOOKUP, lookup(place)).await
             && found.is_ipv6() == self.server.is_ipv6()
             && found != self.server
         {
             tracing::info!(server = %found, "the server has another address");
             self.server = found;
-            self.sensor.client.start(Instant::now(), Peer::plain(found));
+            self.link.begin_anew(found);
+            let peer = self.link.peer(found);
+            self.sensor.client.start(Instant::now(), peer);
         }
     }
 
     /// De-registers, as far as the server answers in time.
-    async fn leave(&mut self, transport: &UdpTransport, batch: &mut Batch) {
+    async fn leave(&mut self, batch: &mut Batch) {
         let end = Instant::now() + FAREWELL;
         self.sensor.client.deregister(Instant::now());
-        self.turn(transport).await;
+        self.turn().await;
         while self.sensor.client.status() != Status::Idle && Instant::now() < end {
             let deadline = self.sensor.next_timeout().min(end);
-            if transport.wait(batch, Some(deadline)).await.is_err() {
+            if self.link.wait(batch, Some(deadline)).await.is_err() {
                 return;
             }
             self.take_in(batch);
-            self.turn(transport).await;
+            self.turn().await;
         }
+        self.link.close().await;
     }
 }
 
@@ -211,7 +241,10 @@ fn settings(args: &Args) -> Settings {
         Notifications::Con => NotificationMode::Confirmable,
         Notifications::Non => NotificationMode::NonConfirmable,
     };
-    let ServerAddress { host, port } = &args.server;
+    let host = &args.server.host;
+    let secure = args.security.is_secure();
+    let scheme = if secure { "coaps" } else { "coap" };
+    let port = args.server.port(secure);
     let host = if host.contains(':') {
         format!("[{host}]")
     } else {
@@ -220,10 +253,13 @@ fn settings(args: &Args) -> Settings {
     Settings {
         client: ClientConfig {
             lifetime: args.lifetime(),
+            version: args.lwm2m_version,
+            binding: args.binding.clone(),
+            awake_window: args.awake_window(),
             notifications,
             ..ClientConfig::new(endpoint)
         },
-        server_uri: format!("coap://{host}:{port}"),
+        server_uri: format!("{scheme}://{host}:{port}"),
         position: args.position.unwrap_or_else(|| Position {
             latitude: rand::random_range(-90.0..=90.0),
             longitude: rand::random_range(-180.0..=180.0),
@@ -257,7 +293,7 @@ fn moment() -> Moment {
 }
 
 /// The server's address, as soon as its name is known; `None` when the service is told to stop before.
-async fn find(server: &ServerAddress, context: &Context) -> Option<SocketAddr> {
+async fn find(server: &Place, context: &Context) -> Option<SocketAddr> {
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     loop {
         let error = tokio::select! {
@@ -276,7 +312,7 @@ async fn find(server: &ServerAddress, context: &Context) -> Option<SocketAddr> {
     }
 }
 
-async fn lookup(server: &ServerAddress) -> std::io::Result<SocketAddr> {
+async fn lookup(server: &Place) -> std::io::Result<SocketAddr> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((server.host.as_str(), server.port))
         .await?
         .collect();

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use lwm2m::client::{Client, ClientConfig, Event, InMemoryTree, TreeError};
-use lwm2m_codec::{decode_text, encode_text};
+use lwm2m::client::{Client, ClientConfig, Event, InMemoryTree, SendError, TreeError};
+use lwm2m_codec::{ContentFormat, Timestamped, decode_text, encode_text};
 use lwm2m_model::{ObjectPath, Registry, ResourceNode, Value, ValueType};
 use thiserror::Error;
 
@@ -221,6 +221,17 @@ impl Sensor {
             _ => self.put(now, path, value),
         }
         Ok(())
+    }
+
+    /// Reports what stands at these paths now, of the device's own accord.
+    pub(crate) fn send(&mut self, now: Moment, paths: &[ObjectPath]) -> Result<(), SendError> {
+        let values = Timestamped {
+            time_s: Some(now.unix_s as f64),
+            content: self.client.collect(paths),
+        };
+        self.client
+            .send(now.instant, &[values], ContentFormat::SenmlCbor)
+            .map(drop)
     }
 
     /// A value as text.

@@ -233,6 +233,65 @@ async fn a_sensor_registers_notifies_obeys_and_leaves() {
 }
 
 #[tokio::test]
+async fn it_speaks_lwm2m_1_1_and_sleeps() {
+    let mut gateway = Gateway::start();
+    let context = Context::detached();
+    let server = gateway.transport.local_addr().unwrap();
+    let given = [
+        "-u",
+        &server.to_string(),
+        "-n",
+        "sleeper",
+        "--binding",
+        "UQ",
+        "--awake",
+        "1",
+    ];
+    let running = tokio::spawn(run(args(&given), context.clone()));
+    let registration = gateway
+        .until(|event| match event {
+            ServerEvent::Registered { registration, .. } => Some(registration.clone()),
+            _ => None,
+        })
+        .await;
+    assert!(registration.binding.queue);
+    assert_eq!(registration.binding.raw, "U");
+    let list = vec![path("/3303/0/5700"), path("/3/0/0")];
+    let body = gateway
+        .ask(
+            "sleeper",
+            Operation::ObserveComposite {
+                paths: list.clone(),
+            },
+        )
+        .await;
+    assert!(
+        matches!(&body, Body::Nodes(nodes) if nodes.len() == 2),
+        "{body:?}"
+    );
+    // Each sample of the temperature wakes it.
+    gateway
+        .until(|event| match event {
+            ServerEvent::Notified { response, .. } => {
+                matches!(&response.body, Body::Nodes(nodes) if nodes.len() == 2).then_some(())
+            }
+            _ => None,
+        })
+        .await;
+    let zone = Node::single(15, Value::String("Europe/Athens".to_owned()));
+    let nodes = [(path("/3/0/15"), zone)].into();
+    let body = gateway
+        .ask("sleeper", Operation::WriteComposite { nodes })
+        .await;
+    assert_eq!(body, Body::None);
+    context.shutdown.cancel();
+    gateway
+        .until(|event| matches!(event, ServerEvent::Deregistered { .. }).then_some(()))
+        .await;
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn values_are_set_and_read_over_http() {
     let (router, mut commands) = admin::routes();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -242,8 +301,10 @@ async fn values_are_set_and_read_over_http() {
     let sensor = Sensor::new(settings, moment(), [1; 32]).unwrap();
     let registration = service::Health::default().condition("registration");
     let server = SocketAddr::from(([127, 0, 0, 1], 1));
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut device = Running {
         sensor,
+        link: Link::Plain(UdpTransport::bind(nowhere, &UdpConfig::default()).unwrap()),
         metrics: Metrics::get(),
         registration,
         server,
@@ -274,6 +335,8 @@ async fn values_are_set_and_read_over_http() {
         ("/sensor/3303/9/5700", "1", "404"),
         ("/sensor/a/b/c", "1", "400"),
         ("/location/up", "", "404"),
+        ("/send", "/3303/0/5700", "409"),
+        ("/send", "not/a/path", "400"),
     ] {
         let answer = http(address, "POST", target, body).await;
         assert!(

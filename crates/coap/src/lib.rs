@@ -13,6 +13,7 @@ mod config;
 mod endpoint;
 pub mod fuzz;
 mod message;
+mod scratch;
 mod token;
 mod types;
 

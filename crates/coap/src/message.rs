@@ -10,10 +10,10 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use coap_lite::CoapOption;
 
 use crate::block::Block;
+use crate::scratch::Scratch;
 use crate::{Code, Method, Request, Response, Token};
 
 /// Uri-Path, Uri-Query and Location-Path options taken from one message, each; a datagram could hold 65 000 empty ones.
@@ -28,6 +28,17 @@ pub(crate) enum Type {
     NonConfirmable,
     Acknowledgement,
     Reset,
+}
+
+impl Type {
+    fn bits(self) -> u8 {
+        match self {
+            Type::Confirmable => 0,
+            Type::NonConfirmable => 1,
+            Type::Acknowledgement => 2,
+            Type::Reset => 3,
+        }
+    }
 }
 
 /// A message whose options are known to be well-formed, not what they mean.
@@ -98,7 +109,7 @@ impl<'a> Message<'a> {
     }
 
     /// The request, or the number of the option that makes it a 4.02.
-    pub(crate) fn request(&self, method: Method) -> Result<InRequest, u16> {
+    pub(crate) fn request(&self, method: Method, scratch: &mut Scratch) -> Result<InRequest, u16> {
         let mut request = Request {
             method,
             path: Vec::new(),
@@ -106,7 +117,7 @@ impl<'a> Message<'a> {
             content_format: None,
             accept: None,
             observe: None,
-            payload: Bytes::copy_from_slice(self.payload),
+            payload: scratch.copy(self.payload),
         };
         let (mut block1, mut block2, mut size1) = (None, None, None);
         let mut key = vec![method.code().0];
@@ -144,6 +155,10 @@ impl<'a> Message<'a> {
                 key.extend_from_slice(value);
             }
         }
+        // What a FETCH asks for stands in its body (RFC 8132 section 2): two of them with the same options are two things.
+        if method == Method::Fetch && block1.is_none() {
+            key.extend_from_slice(self.payload);
+        }
         Ok(InRequest {
             request,
             block1,
@@ -154,9 +169,9 @@ impl<'a> Message<'a> {
     }
 
     /// The response; `Err` where a critical option is not understood.
-    pub(crate) fn response(&self) -> Result<InResponse, u16> {
+    pub(crate) fn response(&self, scratch: &mut Scratch) -> Result<InResponse, u16> {
         let mut response = Response {
-            payload: Bytes::copy_from_slice(self.payload),
+            payload: scratch.copy(self.payload),
             ..Response::new(self.code)
         };
         let (mut block1, mut block2, mut etag) = (None, None, None);
@@ -290,13 +305,7 @@ impl Writer {
     /// The message id is zero until [`set_message_id`].
     pub(crate) fn new(kind: Type, code: Code, token: Token, capacity: usize) -> Writer {
         let mut bytes = Vec::with_capacity(4 + Token::MAX_LEN + capacity);
-        let kind = match kind {
-            Type::Confirmable => 0,
-            Type::NonConfirmable => 1,
-            Type::Acknowledgement => 2,
-            Type::Reset => 3,
-        };
-        bytes.push(1 << 6 | kind << 4 | token.as_bytes().len() as u8);
+        bytes.push(1 << 6 | kind.bits() << 4 | token.as_bytes().len() as u8);
         bytes.extend_from_slice(&[code.0, 0, 0]);
         bytes.extend_from_slice(token.as_bytes());
         Writer { bytes, number: 0 }
@@ -428,10 +437,9 @@ pub(crate) fn encode_response(
 }
 
 /// An empty message: ACK or RST (section 4.1).
-pub(crate) fn encode_empty(kind: Type, id: u16) -> Bytes {
-    let mut bytes = Writer::new(kind, Code::EMPTY, Token::EMPTY, 0).finish(&[]);
-    set_message_id(&mut bytes, id);
-    bytes.into()
+pub(crate) fn encode_empty(kind: Type, id: u16) -> [u8; 4] {
+    let [high, low] = id.to_be_bytes();
+    [1 << 6 | kind.bits() << 4, Code::EMPTY.0, high, low]
 }
 
 pub(crate) fn set_message_id(message: &mut [u8], id: u16) {

@@ -1,12 +1,13 @@
 //! The token that ties a response to its request (RFC 7252 section 5.3.1).
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use thiserror::Error;
 
 /// A token of 0 to 8 bytes. Shown and parsed as lower-case hex.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Token {
     // Bytes behind `len` are zero, so that the derived comparisons hold.
     len: u8,
@@ -38,11 +39,6 @@ impl Token {
         bytes: [0; Token::MAX_LEN],
     };
 
-    pub(crate) const MAX: Token = Token {
-        len: 8,
-        bytes: [0xff; Token::MAX_LEN],
-    };
-
     /// A token of these bytes.
     pub fn new(bytes: &[u8]) -> Result<Token, TokenTooLong> {
         let mut token = Token::EMPTY;
@@ -65,6 +61,13 @@ impl Token {
             len: 8,
             bytes: value.to_be_bytes(),
         }
+    }
+}
+
+impl Hash for Token {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(u64::from_ne_bytes(self.bytes));
+        state.write_u8(self.len);
     }
 }
 

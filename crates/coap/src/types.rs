@@ -1,6 +1,7 @@
 //! What goes into an endpoint and what comes out of it.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use thiserror::Error;
 use crate::{Code, Method, Token};
 
 /// The other end: an address, and the security session that it speaks in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Peer {
     /// Where its datagrams come from.
     pub addr: SocketAddr,
@@ -22,6 +23,22 @@ impl Peer {
     /// A peer without security.
     pub const fn plain(addr: SocketAddr) -> Peer {
         Peer { addr, session: 0 }
+    }
+}
+
+/// In one piece: the derived one gives a hasher ten small ones, for each datagram several times over.
+impl Hash for Peer {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (ip, scope) = match self.addr {
+            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped().to_bits(), 0),
+            SocketAddr::V6(v6) => (v6.ip().to_bits(), v6.scope_id()),
+        };
+        let mut bytes = [0; 30];
+        bytes[..16].copy_from_slice(&ip.to_ne_bytes());
+        bytes[16..20].copy_from_slice(&scope.to_ne_bytes());
+        bytes[20..22].copy_from_slice(&self.addr.port().to_ne_bytes());
+        bytes[22..].copy_from_slice(&self.session.to_ne_bytes());
+        state.write(&bytes);
     }
 }
 
@@ -120,6 +137,9 @@ pub struct RequestOptions {
     pub timeout: Duration,
     /// Largest block the peer takes in bytes, if it is known to be less than the endpoint's own: 16, 32 .. 1024.
     pub block_size: Option<u16>,
+    /// Time from an acknowledgement without the answer to the answer itself, where that is less than what is left of
+    /// `timeout`. `None`, the default: no bound of its own.
+    pub answer_timeout: Option<Duration>,
 }
 
 impl Default for RequestOptions {
@@ -129,6 +149,7 @@ impl Default for RequestOptions {
             confirmable: true,
             timeout: Duration::from_secs(93),
             block_size: None,
+            answer_timeout: None,
         }
     }
 }
@@ -146,6 +167,7 @@ pub struct ExchangeId(pub(crate) u64);
 pub struct AckId {
     pub(crate) peer: Peer,
     pub(crate) message_id: u16,
+    /// Which of the confirmable messages that ever came.
     pub(crate) serial: u64,
 }
 
@@ -211,6 +233,9 @@ pub enum FailureReason {
     /// No acknowledgement after all retransmissions, or no answer in the request's time.
     #[error("the peer did not answer in time")]
     Timeout,
+    /// The peer acknowledged the request, and no answer followed in time.
+    #[error("the peer took the request and did not answer in time")]
+    Unanswered,
     /// The peer sent RST: it lacks the context to process the request (RFC 7252 section 4.2).
     #[error("the peer reset the request")]
     Reset,

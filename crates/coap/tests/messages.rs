@@ -220,7 +220,7 @@ fn an_acknowledged_request_that_is_never_answered_times_out() {
     assert!(matches!(
         story.event(),
         Some(Event::RequestFailed {
-            reason: FailureReason::Timeout,
+            reason: FailureReason::Unanswered,
             ..
         })
     ));
@@ -229,6 +229,29 @@ fn an_acknowledged_request_that_is_never_answered_times_out() {
         story.peer_sends("CON 2.05 ad7b t0 = late"),
         ["RST EMPTY ad7b"]
     );
+}
+
+#[test]
+fn the_wait_for_an_answer_begins_with_its_acknowledgement() {
+    let mut story = story();
+    let options = RequestOptions {
+        timeout: 3_600 * SECOND,
+        answer_timeout: Some(20 * SECOND),
+        ..RequestOptions::default()
+    };
+    story.request(temperature(), options);
+    story.after(SECOND);
+    story.peer_sends("ACK EMPTY m0");
+    story.after(19 * SECOND);
+    assert_eq!(story.event(), None);
+    story.after(SECOND);
+    assert!(matches!(
+        story.event(),
+        Some(Event::RequestFailed {
+            reason: FailureReason::Unanswered,
+            ..
+        })
+    ));
 }
 
 #[test]
@@ -484,7 +507,10 @@ fn more_requests_than_the_server_can_hold_are_turned_away() {
     });
     story.peer_sends("CON GET 0001 01");
     story.peer_sends("CON GET 0002 02");
-    assert_eq!(story.peer_sends("CON GET 0003 03"), ["ACK 5.03 0003 03"]);
+    assert_eq!(
+        story.peer_sends("CON GET 0003 03"),
+        ["ACK 5.03 0003 03 Max-Age:30"]
+    );
     let (exchange, ..) = story.asked();
     story.respond(exchange, content("x"));
     assert!(story.peer_sends("CON GET 0004 04").is_empty());

@@ -8,7 +8,7 @@ use kafka::{Cluster, DeadLetters, KafkaArgs, Producer, ProducerSettings};
 use parking_lot::RwLock;
 use prometheus::{IntGaugeVec, register_int_gauge_vec};
 use service::Context;
-use tokio::net::TcpListener;
+use service::tls::Listener;
 use tokio::sync::Mutex;
 
 use crate::rest::{self, App};
@@ -52,11 +52,14 @@ static TASKS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
 /// How often health and metrics are brought up to date.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
+/// The most connections of the REST at a time; more wait.
+const CONNECTIONS: usize = 256;
+
 /// A worker with its REST bound, not running yet.
 pub struct Server {
     app: Arc<App>,
     follower: Follower,
-    listener: TcpListener,
+    listener: Listener,
     address: SocketAddr,
     given: Vec<(String, Config)>,
 }
@@ -76,8 +79,10 @@ impl Server {
         let given = files::read(&args.connector)?;
         let cluster: Cluster = args.kafka.cluster()?;
         let producer = Producer::new(&cluster, &ProducerSettings::default())?;
-        let listener = service::admin::bind(args.connect_listen, "--connect-listen").await?;
-        let address = listener.local_addr()?;
+        let listener = context
+            .listen(args.connect_listen, "--connect-listen", CONNECTIONS)
+            .await?;
+        let address = listener.address();
         let id = args.connect_worker_id.clone();
         let worker = Worker::new(
             id.unwrap_or_else(|| address.to_string()),
@@ -123,7 +128,7 @@ impl Server {
         } = self;
         let condition = context.health.condition("kafka");
         condition.fail("the connectors were not read from Kafka yet");
-        tracing::info!(%address, "Connect's REST is ready for calls");
+        tracing::info!(%address, scheme = listener.scheme(), "Connect's REST is ready for calls");
 
         let serve = axum::serve(listener, rest::routes(Arc::clone(&app)))
             .with_graceful_shutdown(context.shutdown.clone().cancelled_owned());

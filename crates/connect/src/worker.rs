@@ -1,9 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kafka::{
-    Cluster, ConsumeSettings, DeadLetters, Process, ProcessError, Record, SchemaRegistry, consume,
-};
+use kafka::{Cluster, ConsumeSettings, DeadLetters, Process, ProcessError, Record, consume};
 use parking_lot::Mutex;
 use service::{Backoff, CancellationToken, Condition, Health};
 use tokio::task::JoinHandle;
@@ -501,7 +499,7 @@ impl TaskRun {
             connector: Arc::clone(&self.connector),
             task: self.task,
             config: self.config.clone(),
-            registry: SchemaRegistry::new(&self.registry_url)?,
+            registry: self.cluster.registry(&self.registry_url)?,
             dead_letters: self.dead_letters.clone(),
         };
         let retries = self.sink.retries(&self.config).map_err(invalid)?;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::{net::TcpListener, sync::Semaphore, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
@@ -15,7 +15,8 @@ use crate::{
     clock::now_ms,
     config::{BrokerConfig, FlushPolicy},
     error::StartError,
-    metrics, server,
+    metrics,
+    server::{self, Door},
     shared::Shared,
 };
 
@@ -27,6 +28,7 @@ const BACKGROUND_FLUSH: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Broker {
     local_addr: SocketAddr,
+    plaintext_addr: Option<SocketAddr>,
     cluster_id: String,
     shared: Arc<Shared>,
     tasks: TaskTracker,
@@ -51,10 +53,12 @@ impl Broker {
             Err(TryLockError::Error(error)) => return Err(unusable(error)),
         }
         // Bound before the logs are read, so that a port in use is known at once.
-        let address = config.listen;
-        let listening = |error| StartError::Listen { address, error };
-        let listener = TcpListener::bind(address).await.map_err(listening)?;
-        let local_addr = listener.local_addr().map_err(listening)?;
+        let (listener, local_addr) = bind(config.listen, "--listen").await?;
+        let plaintext = match config.plaintext {
+            None => None,
+            Some(address) => Some(bind(address, "--plaintext-listen").await?),
+        };
+        let tls = config.tls.clone();
 
         let stop = CancellationToken::new();
         let token = stop.clone();
@@ -65,7 +69,25 @@ impl Broker {
         });
 
         let tasks = TaskTracker::new();
-        tasks.spawn(server::accept(listener, shared.clone(), tasks.clone()));
+        // One bound on connections for both listeners.
+        let slots = Arc::new(Semaphore::new(shared.config.limits.connections));
+        let door = Door {
+            listener,
+            tls,
+            advertised: shared.config.advertised.clone(),
+            slots: slots.clone(),
+        };
+        tasks.spawn(server::accept(door, shared.clone(), tasks.clone()));
+        let plaintext_addr = plaintext.as_ref().map(|(_, address)| *address);
+        if let Some((listener, _)) = plaintext {
+            let door = Door {
+                listener,
+                tls: None,
+                advertised: None,
+                slots,
+            };
+            tasks.spawn(server::accept(door, shared.clone(), tasks.clone()));
+        }
         tasks.spawn(flush(shared.clone()));
         tasks.spawn(trim(shared.clone()));
         let groups = shared.clone();
@@ -74,6 +96,7 @@ impl Broker {
         info!(%local_addr, cluster_id, topics = shared.topics.all().len(), "single-node Kafka broker started");
         Ok(Self {
             local_addr,
+            plaintext_addr,
             cluster_id,
             shared,
             tasks,
@@ -85,6 +108,11 @@ impl Broker {
     /// Where the broker listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Where its second listener, without TLS, is.
+    pub fn plaintext_addr(&self) -> Option<SocketAddr> {
+        self.plaintext_addr
     }
 
     /// The cluster's id.
@@ -110,6 +138,20 @@ impl Broker {
         // Last, so that nobody opens the directory before it is in order.
         drop(self.lock.unlock());
     }
+}
+
+async fn bind(
+    address: SocketAddr,
+    option: &'static str,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen {
+        option,
+        address,
+        error,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let local = listener.local_addr().map_err(failed)?;
+    Ok((listener, local))
 }
 
 impl Drop for Broker {

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use service::tls::ServerTls;
+
 /// Settings of one broker.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
@@ -10,6 +12,11 @@ pub struct BrokerConfig {
     /// Host and port clients are told to come back to. `None`: the address each client reached us at,
     /// which is right unless a proxy or NAT stands between.
     pub advertised: Option<(String, u16)>,
+    /// TLS of `listen`; `None`: it speaks plain TCP.
+    pub tls: Option<ServerTls>,
+    /// A second listener, without TLS, for what runs on the same machine; clients of it come back to the address they
+    /// reached, whatever `advertised` says.
+    pub plaintext: Option<SocketAddr>,
     /// Everything the broker keeps. One broker at a time may use it.
     pub data_dir: PathBuf,
     /// The cluster's id. `None`: a random one is made at first start and kept. Two sites must not share one:
@@ -37,6 +44,8 @@ impl BrokerConfig {
         Self {
             listen,
             advertised: None,
+            tls: None,
+            plaintext: None,
             data_dir: data_dir.into(),
             cluster_id: None,
             node_id: 1,

@@ -41,8 +41,10 @@ pub enum StartError {
         asked: String,
     },
     /// The address can't be listened on.
-    #[error("can't listen on {address}: {error}")]
+    #[error("can't listen on {address}: {error}; free that port or choose another with {option}")]
     Listen {
+        /// The option to change.
+        option: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system says.

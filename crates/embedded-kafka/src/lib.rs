@@ -2,7 +2,7 @@
 //!
 //! **Scope: one node.** There is no replication and no cluster. Where one machine is outgrown, the same client settings
 //! point at Apache Kafka. Also absent: transactions (refused with a clear error), compaction (`cleanup.policy=compact`
-//! is taken and means "keep everything"), TLS, SASL and ACLs (listen on loopback or a trusted network).
+//! is taken and means "keep everything"), SASL and ACLs (with TLS, who has a certificate may do everything).
 //!
 //! Committed offsets are kept in a file of their own, not in a `__consumer_offsets` topic; members of groups are not kept
 //! over a restart: they join again by themselves.

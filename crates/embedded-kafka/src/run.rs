@@ -14,6 +14,13 @@ pub struct Args {
     /// Where to listen (port 0: any free one)
     #[arg(long, env = "EMBEDDED_KAFKA_LISTEN", default_value = "127.0.0.1:9092")]
     pub listen: SocketAddr,
+    /// A second listener without TLS, for what runs on this machine, where --listen speaks TLS
+    #[arg(
+        long,
+        env = "EMBEDDED_KAFKA_PLAINTEXT_LISTEN",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub plaintext_listen: Option<SocketAddr>,
     /// Host and port clients are told to connect to, as host:port (default: the address they reached)
     #[arg(long, env = "EMBEDDED_KAFKA_ADVERTISED", value_name = "HOST:PORT", value_parser = host_and_port)]
     pub advertised: Option<(String, u16)>,
@@ -65,6 +72,7 @@ impl Args {
         let mut config = BrokerConfig::new(self.listen, self.data_dir);
         let limit = |mb: u64| (mb > 0).then(|| mb.saturating_mul(1 << 20));
         config.advertised = self.advertised;
+        config.plaintext = self.plaintext_listen;
         config.cluster_id = self.cluster_id;
         config.node_id = self.node_id;
         config.default_partitions = self.default_partitions;
@@ -90,7 +98,9 @@ impl Args {
 /// # Errors
 /// Why it could not start.
 pub async fn run(args: Args, context: service::Context) -> anyhow::Result<()> {
-    let broker = Broker::start(args.config())
+    let mut config = args.config();
+    config.tls = context.listener_tls().cloned();
+    let broker = Broker::start(config)
         .await
         .context("the Kafka broker could not start")?;
     context.health.set_ready();

@@ -3,10 +3,11 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
+use service::tls::{Refusals, ServerTls, Stream};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
     time::timeout,
 };
@@ -41,12 +42,23 @@ enum ConnectionError {
     Io(#[from] io::Error),
 }
 
+/// A listener of the broker.
+pub(crate) struct Door {
+    pub(crate) listener: TcpListener,
+    pub(crate) tls: Option<ServerTls>,
+    /// What its clients are told to come back to; `None`: the address they reached.
+    pub(crate) advertised: Option<(String, u16)>,
+    /// Shared by all doors.
+    pub(crate) slots: Arc<Semaphore>,
+}
+
 /// Accepts connections until the broker stops.
-pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) {
-    let slots = Arc::new(Semaphore::new(shared.config.limits.connections));
+pub(crate) async fn accept(door: Door, shared: Arc<Shared>, tasks: TaskTracker) {
+    let door = Arc::new(door);
+    let refusals = Refusals::default();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = door.listener.accept() => accepted,
             () = shared.stop.cancelled() => return,
         };
         let (stream, peer) = match accepted {
@@ -57,17 +69,27 @@ pub(crate) async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: Ta
                 continue;
             }
         };
-        let Ok(slot) = slots.clone().try_acquire_owned() else {
+        let Ok(slot) = door.slots.clone().try_acquire_owned() else {
             metrics::CONNECTIONS_REFUSED.inc();
             warn!(%peer, limit = shared.config.limits.connections, "too many connections: this one was closed");
             continue;
         };
-        let shared = shared.clone();
+        let (shared, door, refusals) = (shared.clone(), door.clone(), refusals.clone());
         tasks.spawn(async move {
             metrics::CONNECTIONS.inc();
             let _open = scopeguard(|| metrics::CONNECTIONS.dec());
-            serve(stream, peer, &shared).await;
-            drop(slot);
+            let _slot = slot;
+            let stream = match &door.tls {
+                None => Stream::plain(stream),
+                Some(tls) => match tls.accept(stream).await {
+                    Ok((stream, _certificate)) => Stream::tls(stream),
+                    Err(error) => {
+                        refusals.say(peer, &error);
+                        return;
+                    }
+                },
+            };
+            serve(stream, (peer, door.advertised.clone()), &shared).await;
         });
     }
 }
@@ -83,10 +105,14 @@ fn scopeguard<F: Fn()>(act: F) -> impl Drop {
     Guard(act)
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
+async fn serve(
+    stream: Stream,
+    (peer, advertised): (SocketAddr, Option<(String, u16)>),
+    shared: &Arc<Shared>,
+) {
     debug!(%peer, "connected");
     let ended = tokio::select! {
-        ended = converse(stream, peer, shared) => ended,
+        ended = converse(stream, (peer, advertised), shared) => ended,
         () = shared.stop.cancelled() => return,
     };
     match ended {
@@ -106,15 +132,16 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
 }
 
 async fn converse(
-    mut stream: TcpStream,
-    peer: SocketAddr,
+    mut stream: Stream,
+    (peer, advertised): (SocketAddr, Option<(String, u16)>),
     shared: &Arc<Shared>,
 ) -> Result<(), ConnectionError> {
-    stream.set_nodelay(true)?;
-    let ends = Ends {
-        local: stream.local_addr()?,
+    stream.tcp().set_nodelay(true)?;
+    let local = stream.tcp().local_addr()?;
+    let ends = Arc::new(Ends {
+        reached: advertised.unwrap_or_else(|| (local.ip().to_string(), local.port())),
         peer,
-    };
+    });
     let limits = &shared.config.limits;
     let mut buffer = BytesMut::new();
     while let Some(frame) = read_frame(&mut stream, &mut buffer, shared).await? {
@@ -123,11 +150,14 @@ async fn converse(
                 Some(handlers::unknown_api_versions(correlation_id)?)
             }
             Incoming::Request(header, body) => {
-                Box::pin(handlers::answer(shared, ends, header, body)).await?
+                Box::pin(handlers::answer(shared, &ends, header, body)).await?
             }
         };
         if let Some(answer) = answer {
-            let written = timeout(limits.idle_timeout, stream.write_all(&answer));
+            let written = timeout(limits.idle_timeout, async {
+                stream.write_all(&answer).await?;
+                stream.flush().await
+            });
             written.await.map_err(|_| ConnectionError::NotReading)??;
         }
         if buffer.is_empty() && buffer.capacity() > KEEP_BUFFER {
@@ -139,7 +169,7 @@ async fn converse(
 
 /// Reads one frame: four length bytes, then as many. `None` when the client is gone or silent for too long.
 async fn read_frame(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     buffer: &mut BytesMut,
     shared: &Shared,
 ) -> Result<Option<Bytes>, ConnectionError> {
@@ -177,7 +207,7 @@ async fn read_frame(
 }
 
 async fn more(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     buffer: &mut BytesMut,
     missing: usize,
 ) -> Result<(), ConnectionError> {

@@ -35,9 +35,10 @@ pub(crate) struct Shared {
 }
 
 /// The two ends of a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ends {
-    pub(crate) local: SocketAddr,
+    /// Host and port its client is told to come back to.
+    pub(crate) reached: (String, u16),
     pub(crate) peer: SocketAddr,
 }
 
@@ -69,14 +70,6 @@ impl Shared {
             producer_ids,
             stop,
         })
-    }
-
-    /// Host and port a client of this connection is told to come back to.
-    pub(crate) fn address_for(&self, ends: Ends) -> (String, u16) {
-        self.config
-            .advertised
-            .clone()
-            .unwrap_or_else(|| (ends.local.ip().to_string(), ends.local.port()))
     }
 }
 

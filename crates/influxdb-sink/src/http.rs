@@ -3,13 +3,14 @@ use std::time::Duration;
 use connect::ProcessError;
 use reqwest::{Client, RequestBuilder, StatusCode, Url, redirect};
 use service::Secret;
+use service::tls::{HttpClient, Tls};
 
 use crate::line::Precision;
 
 /// Writes lines to an InfluxDB, or what speaks its write API.
 #[derive(Clone)]
 pub(crate) struct HttpWriter {
-    client: Client,
+    client: HttpClient,
     url: Url,
     login: Login,
     host: String,
@@ -50,6 +51,7 @@ impl HttpWriter {
         retention_policy: Option<&str>,
         user: Option<(String, Secret)>,
         precision: Precision,
+        tls: &Tls,
     ) -> Result<Self, ProcessError> {
         let mut url = below(base, &["write"]);
         {
@@ -61,7 +63,7 @@ impl HttpWriter {
             query.append_pair("precision", precision.as_str());
         }
         let login = user.map_or(Login::None, |(name, password)| Login::Basic(name, password));
-        Self::new(url, login)
+        Self::new(url, login, tls)
     }
 
     /// `/api/v2/write` of the v2 API.
@@ -71,6 +73,7 @@ impl HttpWriter {
         organisation: Option<&str>,
         token: Option<Secret>,
         precision: Precision,
+        tls: &Tls,
     ) -> Result<Self, ProcessError> {
         let mut url = below(base, &["api", "v2", "write"]);
         {
@@ -81,16 +84,18 @@ impl HttpWriter {
             query.append_pair("bucket", bucket);
             query.append_pair("precision", precision.as_str());
         }
-        Self::new(url, token.map_or(Login::None, Login::Token))
+        Self::new(url, token.map_or(Login::None, Login::Token), tls)
     }
 
-    fn new(url: Url, login: Login) -> Result<Self, ProcessError> {
-        let client = Client::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            .timeout(CALL_LIMIT)
-            // A followed redirect turns the POST into a GET, whose answer says nothing about the write.
-            .redirect(redirect::Policy::none())
-            .build()
+    fn new(url: Url, login: Login, tls: &Tls) -> Result<Self, ProcessError> {
+        let settings = || {
+            Client::builder()
+                .connect_timeout(CONNECT_LIMIT)
+                .timeout(CALL_LIMIT)
+                // A followed redirect turns the POST into a GET, whose answer says nothing about the write.
+                .redirect(redirect::Policy::none())
+        };
+        let client = HttpClient::new(tls.clone(), settings)
             .map_err(|error| ProcessError::Fatal(error.into()))?;
         let port = url
             .port()
@@ -156,15 +161,15 @@ impl HttpWriter {
         }
         let request = self
             .client
+            .get()
             .post(self.url.clone())
             .header("content-type", "text/plain; charset=utf-8")
             .body(body);
         let away = |error: reqwest::Error| {
-            // The URL may hold what a log must not: the host says enough.
-            let error = anyhow::Error::from(error.without_url());
             ProcessError::Retry(format!(
-                "InfluxDB at {} does not answer: {error:#}",
-                self.host
+                "InfluxDB at {} does not answer: {}",
+                self.host,
+                self.client.explain(error)
             ))
         };
         let mut response = self.with_login(request).send().await.map_err(away)?;

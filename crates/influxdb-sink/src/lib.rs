@@ -24,7 +24,9 @@ mod store;
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use connect::{ConnectArgs, Server};
+use service::tls::{ClientFiles as _, Tls};
 use service::{Context, Secret};
 
 pub use sink::InfluxSink;
@@ -56,7 +58,11 @@ pub struct Args {
         hide_env_values = true
     )]
     pub influx_token: Option<Secret>,
+    #[command(flatten)]
+    pub influx_tls: InfluxTlsArgs,
 }
+
+service::client_tls_args!(InfluxTlsArgs, "influx", "INFLUX", "InfluxDB");
 
 /// Where this service's connectors are kept unless told otherwise.
 const CONFIG_TOPIC: &str = "connect-influxdb-configs";
@@ -71,6 +77,7 @@ pub async fn bind(args: &Args, context: &Context) -> anyhow::Result<Server> {
         username: args.influx_username.clone(),
         password: args.influx_password.clone(),
         token: args.influx_token.clone(),
+        tls: Tls::open(args.influx_tls.tls_files()).context("TLS to InfluxDB")?,
     });
     Server::bind(&args.connect, CONFIG_TOPIC, vec![Arc::new(sink)], context).await
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use connect::{Config, Key, Problem, Retries, Subscription};
 use reqwest::Url;
 use service::Secret;
+use service::tls::Tls;
 
 use crate::kcql::{self, Mapping};
 
@@ -15,6 +16,8 @@ pub(crate) struct Defaults {
     pub(crate) username: Option<String>,
     pub(crate) password: Option<Secret>,
     pub(crate) token: Option<Secret>,
+    /// Certificates for `https:` URLs.
+    pub(crate) tls: Tls,
 }
 
 /// A connector's configuration, understood.

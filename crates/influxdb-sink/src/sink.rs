@@ -8,6 +8,7 @@ use connect::{
 use prometheus::{Histogram, IntCounter};
 use records::{AvroRecord, Response, ResponseObserve};
 use service::metrics::Stage;
+use service::tls::Tls;
 
 use crate::http::{HttpWriter, Lines};
 use crate::line::{self, Precision};
@@ -61,7 +62,7 @@ impl Sink for InfluxSink {
                 "error.policy is NOOP: values are dropped while the database can't take them"
             );
         }
-        let (writer, store) = Writer::open(&settings).await?;
+        let (writer, store) = Writer::open(&settings, &self.defaults.tls).await?;
         Ok(Box::new(InfluxTask {
             converter: Converter::new(task.registry.clone()),
             written: service::metrics::records(Stage::TimeSeries),
@@ -82,7 +83,7 @@ enum Writer {
 }
 
 impl Writer {
-    async fn open(settings: &Settings) -> Result<(Self, &'static str), ProcessError> {
+    async fn open(settings: &Settings, tls: &Tls) -> Result<(Self, &'static str), ProcessError> {
         let precision = if settings.disambiguate {
             Precision::Nanoseconds
         } else {
@@ -96,7 +97,7 @@ impl Writer {
                 user,
             } => {
                 let policy = retention_policy.as_deref();
-                let http = HttpWriter::v1(&url, &database, policy, user, precision)?;
+                let http = HttpWriter::v1(&url, &database, policy, user, precision, tls)?;
                 Ok((Self::Http(http, precision), "influxdb"))
             }
             Target::V2 {
@@ -106,7 +107,7 @@ impl Writer {
                 token,
             } => {
                 let organisation = organisation.as_deref();
-                let http = HttpWriter::v2(&url, &bucket, organisation, token, precision)?;
+                let http = HttpWriter::v2(&url, &bucket, organisation, token, precision, tls)?;
                 Ok((Self::Http(http, precision), "influxdb"))
             }
             Target::Sqlite { path, bounds } => {

@@ -6,14 +6,16 @@ use std::fs;
 
 use influxdb_sink::embedded;
 use serde_json::{Value, json};
-use support::{OBSERVATIONS, SOON, Sink, Site, observed, wait_for};
+use site::{PATIENCE, Site};
+use support::{OBSERVATIONS, observed, start, start_with};
+use testkit::wait_for;
 
 const WALKTHROUGH: &str = include_str!("walkthrough/upboard_influxdb_sink.json");
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_originals_connector_file_is_posted_unchanged() -> anyhow::Result<()> {
-    let site = Site::start().await?;
-    let sink = site.sink().await?;
+    let site = Site::start().await;
+    let sink = start(&site).await?;
 
     let (status, created) = sink.post("/connectors", WALKTHROUGH).await?;
     assert_eq!(status, 201, "{created}");
@@ -93,13 +95,14 @@ async fn the_originals_connector_file_is_posted_unchanged() -> anyhow::Result<()
         sink.delete("/connectors/upboard_influxdb_sink").await?.0,
         404
     );
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_be_run_is_refused_with_its_reason() -> anyhow::Result<()> {
-    let site = Site::start().await?;
-    let sink = site.sink().await?;
+    let site = Site::start().await;
+    let sink = start(&site).await?;
     let with = |key: &str, value: &str| {
         let mut connector: Value = serde_json::from_str(WALKTHROUGH).unwrap();
         connector["config"][key] = json!(value);
@@ -156,27 +159,28 @@ async fn what_can_not_be_run_is_refused_with_its_reason() -> anyhow::Result<()> 
         )
         .await?;
     assert_eq!((status, &checked["error_count"]), (200, &json!(1)));
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connector_is_paused_changed_and_outlives_its_worker() -> anyhow::Result<()> {
-    let site = Site::start().await?;
-    let store = site.folder.path().join("series.db");
+    let site = Site::start().await;
+    let store = site.folder().join("series.db");
     let url = format!("sqlite:{}", store.display());
-    let file = site.folder.path().join("connector.json");
+    let file = site.folder().join("connector.json");
     let connector = json!({ "name": "demo_influxdb_sink", "config": {
         "connector.class": "InfluxSinkConnector", "topics.regex": "iot\\.[a-z]+\\.observations",
         "tasks.max": 2, "connect.influx.url": url, "influx.sqlite.retention.ms": 0, "connect.influx.password": "hidden",
     }});
     fs::write(&file, connector.to_string())?;
     site.produce(OBSERVATIONS, &observed("ep", "/3303/0/5700", 1, 1.0))
-        .await?;
+        .await;
 
     // Given at the start, it needs no curl.
-    let sink = Sink::start(site.args(&[file])).await?;
+    let sink = start_with(&site, &[file]).await?;
     let latest = async |value: f64| {
-        wait_for(SOON, "the value", async || {
+        wait_for(PATIENCE, "the value", async || {
             let found = embedded::query_latest(&store, "ep", "/3303/0/5700")?;
             anyhow::ensure!(
                 found.as_ref().and_then(|f| f.value) == Some(value),
@@ -198,11 +202,11 @@ async fn a_connector_is_paused_changed_and_outlives_its_worker() -> anyhow::Resu
     assert_eq!(status, 202);
     sink.wait_task("demo_influxdb_sink", "PAUSED").await?;
     site.produce(OBSERVATIONS, &observed("ep", "/3303/0/5700", 2, 2.0))
-        .await?;
-    sink.stop().await?;
+        .await;
+    sink.stop().await;
 
     // A new worker without the file finds it in Kafka, still paused; what came meanwhile is not lost.
-    let sink = site.sink().await?;
+    let sink = start(&site).await?;
     sink.wait_task("demo_influxdb_sink", "PAUSED").await?;
     assert_eq!(
         embedded::query_latest(&store, "ep", "/3303/0/5700")?
@@ -246,11 +250,11 @@ async fn a_connector_is_paused_changed_and_outlives_its_worker() -> anyhow::Resu
         404
     );
     site.produce(OBSERVATIONS, &observed("ep", "/3303/0/5700", 3, 3.0))
-        .await?;
+        .await;
     latest(3.0).await?;
-    sink.stop().await?;
+    sink.stop().await;
 
-    let configs = site.read("connect-influxdb-configs", 1).await?;
+    let configs = site.read("connect-influxdb-configs", 1).await;
     let stored = String::from_utf8_lossy(configs[0].value.as_deref().unwrap()).into_owned();
     assert!(
         stored.contains("\"hidden\""),
@@ -261,10 +265,10 @@ async fn a_connector_is_paused_changed_and_outlives_its_worker() -> anyhow::Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_share_a_connectors_work_and_its_configuration() -> anyhow::Result<()> {
-    let site = Site::start().await?;
-    let store = site.folder.path().join("series.db");
-    kafka::ensure_topic(&site.cluster, OBSERVATIONS, 2, &[]).await?;
-    let (first, second) = (site.sink().await?, site.sink().await?);
+    let site = Site::start().await;
+    let store = site.folder().join("series.db");
+    kafka::ensure_topic(&site.cluster(), OBSERVATIONS, 2, &[]).await?;
+    let (first, second) = (start(&site).await?, start(&site).await?);
     first
         .create("shared", &json!({"topics": OBSERVATIONS, "connect.influx.url": format!("sqlite:{}", store.display()), "influx.sqlite.retention.ms": "0"}))
         .await?;
@@ -274,21 +278,22 @@ async fn two_workers_share_a_connectors_work_and_its_configuration() -> anyhow::
             OBSERVATIONS,
             &observed(&format!("ep{n}"), "/3303/0/5700", n, 1.0),
         )
-        .await?;
+        .await;
     }
-    wait_for(SOON, "all values", async || {
+    wait_for(PATIENCE, "all values", async || {
         let found = embedded::query(&store, &embedded::Filter::default())?.len();
         anyhow::ensure!(found == 50, "{found}");
         Ok(())
     })
     .await?;
     assert_eq!(second.delete("/connectors/shared").await?.0, 204);
-    wait_for(SOON, "the other to follow", async || {
+    wait_for(PATIENCE, "the other to follow", async || {
         let (_, names) = first.get("/connectors").await?;
         anyhow::ensure!(names == json!([]), "{names}");
         Ok(())
     })
     .await?;
-    first.stop().await?;
-    second.stop().await
+    first.stop().await;
+    second.stop().await;
+    Ok(())
 }

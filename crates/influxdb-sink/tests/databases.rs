@@ -11,10 +11,9 @@ use records::{
     ResourceType, ResourceValue, ResponseBody,
 };
 use serde_json::{Value, json};
-use support::{
-    OBSERVATIONS, REPLIES, SOON, Site, observed, observed_body, replied, resource, wait_for,
-};
-use testkit::{InfluxDb1, VictoriaMetrics};
+use site::{PATIENCE, Site};
+use support::{OBSERVATIONS, REPLIES, observed, observed_body, replied, resource, start};
+use testkit::{InfluxDb1, VictoriaMetrics, wait_for};
 
 const NOON: i64 = 1_700_000_000_123;
 /// An endpoint that would like to be a second point, a statement, a tag.
@@ -41,7 +40,7 @@ async fn wait_rows(
     influx: &InfluxDb1,
     count: usize,
 ) -> anyhow::Result<Vec<BTreeMap<String, Value>>> {
-    wait_for(SOON, "points in InfluxDB", async || {
+    wait_for(PATIENCE, "points in InfluxDB", async || {
         let found = rows(influx, "SELECT * FROM resources").await?;
         anyhow::ensure!(found.len() == count, "{} points: {found:?}", found.len());
         Ok(found)
@@ -50,12 +49,12 @@ async fn wait_rows(
 }
 
 /// One record of each kind there is.
-async fn produce_all(site: &Site) -> anyhow::Result<()> {
+async fn produce_all(site: &Site) {
     site.produce(
         OBSERVATIONS,
         &observed("sensor", "/3303/0/5700", NOON, 21.5),
     )
-    .await?;
+    .await;
     let integer = resource(
         "/3303/1/5700",
         ResourceType::Integer,
@@ -70,14 +69,14 @@ async fn produce_all(site: &Site) -> anyhow::Result<()> {
             ReadContent::Resource(integer),
         ),
     )
-    .await?;
+    .await;
     site.produce(OBSERVATIONS, &observed(HOSTILE, "/3303/0/5700", NOON, 1.0))
-        .await?;
+        .await;
     site.produce(
         OBSERVATIONS,
         &observed("sensor", "/3303/0/5700", NOON + 1, f64::NAN),
     )
-    .await?;
+    .await;
     let instance = AvroInstanceResource {
         id: 0,
         kind: ResourceKind::Instance,
@@ -109,23 +108,23 @@ async fn produce_all(site: &Site) -> anyhow::Result<()> {
         REPLIES,
         &replied("sensor", "/3/0", NOON, RequestKind::Read, read),
     )
-    .await?;
+    .await;
     let message = ResponseBody::Generic("CHANGED".to_owned());
     site.produce(
         REPLIES,
         &replied("sensor", "/3/0/4", NOON, RequestKind::Execute, message),
     )
-    .await
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn influxdb_gets_the_contracts_points_and_a_replay_changes_nothing() -> anyhow::Result<()> {
-    let (site, influx) = (Site::start().await?, InfluxDb1::start().await?);
+    let (site, influx) = (Site::start().await, InfluxDb1::start().await?);
     influx.create_database("zeelosdb").await?;
-    let sink = site.sink().await?;
+    let sink = start(&site).await?;
     let keys = json!({"connect.influx.url": influx.url(), "connect.influx.username": "root", "connect.influx.password": "secret", "connect.influx.retention.policy": "autogen"});
     sink.create("one", &keys).await?;
-    produce_all(&site).await?;
+    produce_all(&site).await;
 
     let found = wait_rows(&influx, 7).await?;
     let at = |ep: &str, path: &str| {
@@ -160,10 +159,10 @@ async fn influxdb_gets_the_contracts_points_and_a_replay_changes_nothing() -> an
     // Another connector reads everything again, from the first record on.
     sink.create("two", &keys).await?;
     let marker = observed("marker", "/3303/0/5700", NOON, 1.0);
-    site.produce(OBSERVATIONS, &marker).await?;
-    wait_for(SOON, "the replay", async || {
+    site.produce(OBSERVATIONS, &marker).await;
+    wait_for(PATIENCE, "the replay", async || {
         let topics = TopicMatch::Names(vec![OBSERVATIONS.to_owned(), REPLIES.to_owned()]);
-        let lag = LagProbe::new(&site.cluster, "connect-two", topics)?
+        let lag = LagProbe::new(&site.cluster(), "connect-two", topics)?
             .lag()
             .await?;
         anyhow::ensure!(lag == 0, "lag {lag}");
@@ -173,22 +172,23 @@ async fn influxdb_gets_the_contracts_points_and_a_replay_changes_nothing() -> an
     let mut again = wait_rows(&influx, 8).await?;
     again.retain(|row| row["ep"] != "marker");
     assert_eq!(again, found);
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_influxdb_that_is_away_is_waited_for_and_nothing_is_lost() -> anyhow::Result<()> {
-    let (site, mut influx) = (Site::start().await?, InfluxDb1::start().await?);
+    let (site, mut influx) = (Site::start().await, InfluxDb1::start().await?);
     influx.create_database("zeelosdb").await?;
     influx.stop();
-    let sink = site.sink().await?;
+    let sink = start(&site).await?;
     let keys = json!({"connect.influx.url": influx.url(), "connect.influx.max.retries": "1000"});
     sink.create("patient", &keys).await?;
     for n in 0..3 {
         site.produce(OBSERVATIONS, &observed("ep", "/3303/0/5700", NOON + n, 1.0))
-            .await?;
+            .await;
     }
-    let trouble = wait_for(SOON, "the trouble to show", async || {
+    let trouble = wait_for(PATIENCE, "the trouble to show", async || {
         let (_, answer) = sink.get("/connectors/patient/status").await?;
         let task = &answer["tasks"][0];
         anyhow::ensure!(
@@ -199,8 +199,8 @@ async fn an_influxdb_that_is_away_is_waited_for_and_nothing_is_lost() -> anyhow:
     })
     .await?;
     assert!(trouble.contains("does not answer"), "{trouble}");
-    wait_for(SOON, "not being ready", async || {
-        let failing = sink.context.health.failing();
+    wait_for(PATIENCE, "not being ready", async || {
+        let failing = sink.context().health.failing();
         anyhow::ensure!(failing.contains_key("connectors"), "{failing:?}");
         Ok(())
     })
@@ -211,7 +211,7 @@ async fn an_influxdb_that_is_away_is_waited_for_and_nothing_is_lost() -> anyhow:
     // Away later on, in the middle.
     influx.stop();
     site.produce(OBSERVATIONS, &observed("ep", "/3303/0/5700", NOON + 3, 1.0))
-        .await?;
+        .await;
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     influx.restart().await?;
     wait_rows(&influx, 4).await?;
@@ -225,20 +225,21 @@ async fn an_influxdb_that_is_away_is_waited_for_and_nothing_is_lost() -> anyhow:
     assert!(trace.contains("gave up after 2 retries"), "{trace}");
     influx.restart().await?;
     site.produce(OBSERVATIONS, &observed("later", "/3303/0/5700", NOON, 1.0))
-        .await?;
+        .await;
     let path = "/connectors/hasty/restart?includeTasks=true&onlyFailed=true";
     assert_eq!(sink.post(path, "").await?.0, 202);
     sink.wait_task("hasty", "RUNNING").await?;
     wait_rows(&influx, 5).await?;
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_the_database_refuses_is_put_aside_and_its_neighbours_are_written()
 -> anyhow::Result<()> {
-    let (site, influx) = (Site::start().await?, InfluxDb1::start().await?);
+    let (site, influx) = (Site::start().await, InfluxDb1::start().await?);
     influx.create_database("zeelosdb").await?;
-    let sink = site.sink().await?;
+    let sink = start(&site).await?;
     let long_name = "n".repeat(70_000);
     for n in 0..20 {
         let ep = if n == 11 {
@@ -250,32 +251,31 @@ async fn a_record_the_database_refuses_is_put_aside_and_its_neighbours_are_writt
             OBSERVATIONS,
             &observed(&ep, "/3303/0/5700", NOON, f64::from(n)),
         )
-        .await?;
+        .await;
     }
-    site.produce_bytes(OBSERVATIONS, Some(b"plain text"))
-        .await?;
+    site.produce_bytes(OBSERVATIONS, Some(b"plain text")).await;
     site.produce_bytes(OBSERVATIONS, Some(b"\0\0\x0f\xff\xffxyz"))
-        .await?;
-    site.produce_bytes(OBSERVATIONS, None).await?;
+        .await;
+    site.produce_bytes(OBSERVATIONS, None).await;
     site.produce(
         OBSERVATIONS,
         &records::AvroKey {
             ep: "not a reading".to_owned(),
         },
     )
-    .await?;
+    .await;
     site.produce(
         OBSERVATIONS,
         &observed("far", "/3303/0/5700", i64::MAX, 1.0),
     )
-    .await?;
+    .await;
     site.produce(OBSERVATIONS, &observed("last", "/3303/0/5700", NOON, 1.0))
-        .await?;
+        .await;
     sink.create("one", &json!({"connect.influx.url": influx.url()}))
         .await?;
     let found = wait_rows(&influx, 20).await?;
     assert!(found.iter().any(|row| row["ep"] == "last"));
-    let aside = site.read(&format!("{OBSERVATIONS}.dlq"), 6).await?;
+    let aside = site.read(&format!("{OBSERVATIONS}.dlq"), 6).await;
     let reasons: Vec<String> = aside
         .iter()
         .map(|record| {
@@ -291,21 +291,22 @@ async fn a_record_the_database_refuses_is_put_aside_and_its_neighbours_are_writt
         "bad_timestamp",
     ];
     assert_eq!(reasons, expected);
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_v2_api_is_written_too() -> anyhow::Result<()> {
-    let (site, metrics) = (Site::start().await?, VictoriaMetrics::start().await?);
-    let sink = site.sink().await?;
+    let (site, metrics) = (Site::start().await, VictoriaMetrics::start().await?);
+    let sink = start(&site).await?;
     let keys = json!({"connect.influx.url": metrics.url(), "influx.api": "v2", "influx.token": "t", "influx.org": "zeelos", "timestamp.disambiguate": "content"});
     sink.create("v2", &keys).await?;
     site.produce(
         OBSERVATIONS,
         &observed("sensor", "/3303/0/5700", NOON, 21.5),
     )
-    .await?;
-    let series = wait_for(SOON, "the series", async || {
+    .await;
+    let series = wait_for(PATIENCE, "the series", async || {
         let found = metrics.export("resources_value").await?;
         found
             .into_iter()
@@ -317,20 +318,21 @@ async fn the_v2_api_is_written_too() -> anyhow::Result<()> {
     assert_eq!(series["metric"]["path"], "/3303/0/5700");
     assert_eq!(series["values"], json!([21.5]));
     assert_eq!(series["timestamps"], json!([NOON]));
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_store_gets_the_same_points() -> anyhow::Result<()> {
-    let site = Site::start().await?;
-    let store = site.folder.path().join("series.db");
+    let site = Site::start().await;
+    let store = site.folder().join("series.db");
     let keys = json!({"connect.influx.url": format!("sqlite:{}", store.display()), "influx.sqlite.retention.ms": "0"});
-    let sink = site.sink().await?;
+    let sink = start(&site).await?;
     sink.create("one", &keys).await?;
-    produce_all(&site).await?;
+    produce_all(&site).await;
     let all = Filter::default();
     let wait = async |count: usize| {
-        wait_for(SOON, "points", async || {
+        wait_for(PATIENCE, "points", async || {
             let found = embedded::query(&store, &all)?;
             anyhow::ensure!(found.len() == count, "{found:?}");
             Ok(found)
@@ -349,10 +351,10 @@ async fn the_embedded_store_gets_the_same_points() -> anyhow::Result<()> {
 
     sink.create("two", &keys).await?;
     site.produce(OBSERVATIONS, &observed("marker", "/3303/0/5700", NOON, 1.0))
-        .await?;
-    wait_for(SOON, "the replay", async || {
+        .await;
+    wait_for(PATIENCE, "the replay", async || {
         let topics = TopicMatch::Names(vec![OBSERVATIONS.to_owned(), REPLIES.to_owned()]);
-        let lag = LagProbe::new(&site.cluster, "connect-two", topics)?
+        let lag = LagProbe::new(&site.cluster(), "connect-two", topics)?
             .lag()
             .await?;
         anyhow::ensure!(lag == 0, "lag {lag}");
@@ -364,7 +366,7 @@ async fn the_embedded_store_gets_the_same_points() -> anyhow::Result<()> {
     assert_eq!(again, once);
 
     // Two readings of a millisecond: one overwrites the other, unless they are to be kept apart.
-    let apart = site.folder.path().join("apart.db");
+    let apart = site.folder().join("apart.db");
     let keys = json!({"connect.influx.url": format!("sqlite:{}", apart.display()), "influx.sqlite.retention.ms": "0", "timestamp.disambiguate": "content"});
     sink.create("apart", &keys).await?;
     for value in [1.0, 2.0, 1.0] {
@@ -372,9 +374,9 @@ async fn the_embedded_store_gets_the_same_points() -> anyhow::Result<()> {
             OBSERVATIONS,
             &observed("twice", "/3303/0/5700", NOON, value),
         )
-        .await?;
+        .await;
     }
-    wait_for(SOON, "both", async || {
+    wait_for(PATIENCE, "both", async || {
         let filter = Filter {
             ep: Some("twice"),
             ..Filter::default()
@@ -387,5 +389,6 @@ async fn the_embedded_store_gets_the_same_points() -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
-    sink.stop().await
+    sink.stop().await;
+    Ok(())
 }

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use service::{Backoff, CancellationToken, Condition};
@@ -46,7 +46,7 @@ pub async fn await_cluster_id(
                     condition.ok();
                     return Some(id);
                 }
-                Err(error) => condition.fail(format!("{error:#}")),
+                Err(error) => condition.fail(cluster.explain(format!("{error:#}")).await),
             },
         }
         tokio::select! {
@@ -72,10 +72,10 @@ pub async fn ensure_topic(
         topic = topic.set(key, value);
     }
     let options = AdminOptions::new().request_timeout(Some(CALL_LIMIT));
-    let results = admin
-        .create_topics([&topic], &options)
-        .await
-        .with_context(|| unanswered("create", name, cluster))?;
+    let results = match admin.create_topics([&topic], &options).await {
+        Ok(results) => results,
+        Err(error) => return Err(unanswered(error, "create", name, cluster).await),
+    };
     match results.into_iter().next() {
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
         Some(Err((_, code))) => anyhow::bail!("can't create topic '{name}': {code}"),
@@ -90,21 +90,27 @@ pub async fn ensure_topic(
 pub async fn delete_topic(cluster: &Cluster, name: &str) -> anyhow::Result<()> {
     let admin: AdminClient<DefaultClientContext> = cluster.client_config().create()?;
     let options = AdminOptions::new().request_timeout(Some(CALL_LIMIT));
-    let results = admin
-        .delete_topics(&[name], &options)
-        .await
-        .with_context(|| unanswered("delete", name, cluster))?;
+    let results = match admin.delete_topics(&[name], &options).await {
+        Ok(results) => results,
+        Err(error) => return Err(unanswered(error, "delete", name, cluster).await),
+    };
     match results.into_iter().next() {
         Some(Err((_, code))) => anyhow::bail!("can't delete topic '{name}': {code}"),
         _ => Ok(()),
     }
 }
 
-fn unanswered(what: &str, topic: &str, cluster: &Cluster) -> String {
-    format!(
+async fn unanswered(
+    error: KafkaError,
+    what: &str,
+    topic: &str,
+    cluster: &Cluster,
+) -> anyhow::Error {
+    let sentence = format!(
         "can't {what} topic '{topic}': no Kafka broker at {} answers (is it running there? --kafka-bootstrap-server names another)",
         cluster.bootstrap()
-    )
+    );
+    anyhow::Error::new(error).context(cluster.explain(sentence).await)
 }
 
 /// A topic as [`list_topics`] shows it.
@@ -123,12 +129,9 @@ pub struct TopicSummary {
 /// # Errors
 /// When the cluster does not answer within `limit`.
 pub async fn list_topics(cluster: &Cluster, limit: Duration) -> anyhow::Result<Vec<TopicSummary>> {
-    let bootstrap = cluster.bootstrap().to_owned();
     let consumer: BaseConsumer = cluster.client_config().create()?;
-    tokio::task::spawn_blocking(move || {
-        let metadata = consumer
-            .fetch_metadata(None, limit)
-            .with_context(|| format!("no Kafka broker at {bootstrap} answers"))?;
+    let listed = tokio::task::spawn_blocking(move || {
+        let metadata = consumer.fetch_metadata(None, limit).context(SILENT)?;
         let mut topics = Vec::new();
         for topic in metadata.topics() {
             if topic.name().starts_with("__") {
@@ -147,8 +150,25 @@ pub async fn list_topics(cluster: &Cluster, limit: Duration) -> anyhow::Result<V
         }
         topics.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(topics)
-    })
-    .await?
+    });
+    explained(cluster, listed.await?).await
+}
+
+/// What a question ends with when nobody answered it.
+pub(crate) const SILENT: &str = "no Kafka broker answers";
+
+/// Adds where the brokers were looked for, and why TLS to them fails if it does, to an error of silence.
+pub(crate) async fn explained<T>(
+    cluster: &Cluster,
+    result: anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    match result {
+        Err(error) if error.to_string() == SILENT => {
+            let sentence = format!("no Kafka broker at {} answers", cluster.bootstrap());
+            Err(error.context(cluster.explain(sentence).await))
+        }
+        other => other,
+    }
 }
 
 /// Asks how far a consumer group is behind; keeps its connection between questions.

@@ -64,6 +64,16 @@ impl<T: AvroRecord> RecordDecoder<T> {
     }
 }
 
+impl<T: AvroRecord> RecordDecoder<T> {
+    /// The datum of a framed value whose writer's schema is known here and is the same as the reader's: what can be read
+    /// of it can be read from its start. `None` for others.
+    pub fn as_written<'a>(&self, framed: &'a [u8]) -> Option<&'a [u8]> {
+        let (SchemaId(id), datum) = frame::split(framed).ok()?;
+        let reader = self.readers.get(&id)?;
+        reader.reads_as_written().then_some(datum)
+    }
+}
+
 fn bad(reason: &'static str, error: &dyn std::error::Error) -> ReadError {
     ReadError::Bad {
         reason,

@@ -120,6 +120,8 @@ const KEEP_ALIVE_AFTER: Duration = Duration::from_millis(1_000);
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How often brokers that went away are asked whether they are back.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// The rest before a fenced member joins anew: if another process has the same instance id, the two take turns this slowly.
+const FENCED_REST: Duration = Duration::from_secs(2);
 
 /// Consumes, processes and commits until `shutdown`, from the earliest record not yet committed.
 ///
@@ -138,14 +140,18 @@ pub async fn consume<P: Process>(
     condition: &Condition,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let generation = cluster.generation();
     let mut run = Loop {
         member: Member::join(cluster, settings)?,
+        cluster,
+        generation,
         settings,
         carried: Batch::default(),
         unpacker: Unpacker::default(),
         // Until one was heard of.
         source_away: true,
         probe_at: Instant::now() + PROBE_EVERY,
+        fenced: false,
     };
     let ended = run.run(processor, condition, shutdown).await;
     run.member.leave().await;
@@ -154,6 +160,9 @@ pub async fn consume<P: Process>(
 
 struct Loop<'a> {
     member: Member,
+    cluster: &'a Cluster,
+    /// Of the certificates that the member was made with.
+    generation: u64,
     settings: &'a ConsumeSettings,
     /// Records that arrived while a batch was in work.
     carried: Batch,
@@ -162,6 +171,8 @@ struct Loop<'a> {
     source_away: bool,
     /// When they are asked next.
     probe_at: Instant,
+    /// The broker gave the member's place in the group (`group.instance.id`) away: it reads nothing more.
+    fenced: bool,
 }
 
 /// Records, and the assignment they were read under.
@@ -209,10 +220,29 @@ impl Loop<'_> {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         while !shutdown.is_cancelled() {
-            let mut batch = tokio::select! {
-                batch = self.next_batch(condition) => batch?,
+            let (cluster, generation) = (self.cluster, self.generation);
+            // Before the next batch is begun: the member has committed all that was processed.
+            let batch = tokio::select! {
+                batch = self.next_batch(condition) => Some(batch?),
                 () = shutdown.cancelled() => break,
+                () = cluster.renewed(generation) => None,
             };
+            let Some(mut batch) = batch else {
+                self.join_anew().await?;
+                tracing::info!(
+                    group = self.settings.group,
+                    "joined anew with the renewed certificate"
+                );
+                continue;
+            };
+            if self.fenced {
+                tokio::select! {
+                    () = sleep(FENCED_REST) => {}
+                    () = shutdown.cancelled() => break,
+                }
+                self.join_anew().await?;
+                continue;
+            }
             if !self
                 .process_until_done(&mut batch, processor, condition, shutdown)
                 .await?
@@ -226,12 +256,26 @@ impl Loop<'_> {
         Ok(())
     }
 
+    /// Leaves the group and joins it with a new client: librdkafka can't exchange certificates in one that runs, and
+    /// one that was fenced is dead.
+    async fn join_anew(&mut self) -> anyhow::Result<()> {
+        self.generation = self.cluster.generation();
+        let new = Member::join(self.cluster, self.settings)?;
+        std::mem::replace(&mut self.member, new).leave().await;
+        // What was taken and not processed is read again by the new member.
+        self.carried = Batch::default();
+        self.source_away = true;
+        self.probe_at = Instant::now() + PROBE_EVERY;
+        self.fenced = false;
+        Ok(())
+    }
+
     /// The first record there is, and what comes with it within the batch's wait. Safe to cancel: records that
     /// were taken and not processed are read again after a restart.
     async fn next_batch(&mut self, condition: &Condition) -> anyhow::Result<Batch> {
         let mut batch = std::mem::take(&mut self.carried);
         batch.drop_revoked(&self.member);
-        while batch.records.is_empty() {
+        while batch.records.is_empty() && !self.fenced {
             let consumer = self.member.consumer();
             tokio::select! {
                 message = consumer.recv() => match message {
@@ -247,7 +291,8 @@ impl Loop<'_> {
                         self.source_away = false;
                         condition.ok();
                     } else {
-                        condition.fail("no Kafka broker to read from answers");
+                        let sentence = "no Kafka broker to read from answers".to_owned();
+                        condition.fail(self.cluster.explain(sentence).await);
                         self.probe_at = Instant::now() + PROBE_EVERY;
                     }
                 }
@@ -256,6 +301,7 @@ impl Loop<'_> {
         let until = Instant::now() + self.settings.batch_wait;
         while batch.records.len() < self.settings.batch_records
             && batch.bytes < self.settings.batch_bytes
+            && !self.fenced
         {
             let consumer = self.member.consumer();
             match timeout_at(until, consumer.recv()).await {
@@ -334,6 +380,9 @@ impl Loop<'_> {
             }
         }
         loop {
+            if self.fenced {
+                return Ok(work.await);
+            }
             let consumer = self.member.consumer();
             tokio::select! {
                 done = &mut work => return Ok(done),
@@ -352,6 +401,21 @@ impl Loop<'_> {
 
     /// Takes note of an error that reading met. With a condition, it says so there.
     fn heed(&mut self, error: KafkaError, condition: Option<&Condition>) -> anyhow::Result<()> {
+        if let KafkaError::MessageConsumptionFatal(RDKafkaErrorCode::FencedInstanceId) = error {
+            // A broker that was killed may come back with a state of the group from before this member's last join; it
+            // can't be told from another process with the same instance id.
+            self.fenced = true;
+            let reason = format!(
+                "Kafka gave this consumer's place in group {} away; joining anew (if this repeats, another process runs \
+                 with the same id)",
+                self.settings.group
+            );
+            match condition {
+                Some(condition) => condition.fail(reason),
+                None => tracing::warn!(reason, "reading from Kafka"),
+            }
+            return Ok(());
+        }
         if let KafkaError::MessageConsumptionFatal(_) = error {
             return Err(anyhow::Error::new(error).context("the Kafka consumer can't go on"));
         }
@@ -367,6 +431,19 @@ impl Loop<'_> {
                 if !self.source_away {
                     self.source_away = true;
                     self.probe_at = Instant::now() + PROBE_EVERY;
+                }
+            }
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed,
+            ) => {
+                let reason = format!(
+                    "Kafka does not allow us to read {:?} as group {}: {error} (zeelos acls shows and makes the rules)",
+                    self.settings.topics, self.settings.group
+                );
+                match condition {
+                    Some(condition) => condition.fail(reason),
+                    None => tracing::warn!(reason, "reading from Kafka"),
                 }
             }
             _ => match condition {

@@ -39,15 +39,10 @@ impl DeadLetters {
         message: &str,
     ) -> Result<(), ProduceError> {
         let topic = format!("{}.dlq", record.topic);
-        let message: String = message.chars().take(MOST_MESSAGE_CHARS).collect();
-        let ours = [
-            (HEADER_REASON, reason.to_owned()),
-            (HEADER_MESSAGE, message.clone()),
-            (HEADER_TOPIC, record.topic.to_string()),
-            (HEADER_PARTITION, record.partition.to_string()),
-            (HEADER_OFFSET, record.offset.to_string()),
-        ]
-        .map(|(name, value)| (name.to_owned(), Some(value.into_bytes())));
+        let message = shortened(message);
+        let place = (&*record.topic, record.partition, record.offset);
+        let ours = headers(place, reason, &message)
+            .map(|(name, value)| (name.to_owned(), Some(value.into_bytes())));
         let headers = [record.headers.as_slice(), ours.as_slice()].concat();
         let whole = OutRecord {
             topic: &topic,
@@ -90,6 +85,26 @@ impl DeadLetters {
         self.producer.send(record).await?.await?;
         Ok(())
     }
+}
+
+/// What a dead letter has to have as headers, behind those it came with. `place` is topic, partition and offset.
+pub fn headers(
+    place: (&str, i32, i64),
+    reason: &str,
+    message: &str,
+) -> [(&'static str, String); 5] {
+    let (topic, partition, offset) = place;
+    [
+        (HEADER_REASON, reason.to_owned()),
+        (HEADER_MESSAGE, shortened(message)),
+        (HEADER_TOPIC, topic.to_owned()),
+        (HEADER_PARTITION, partition.to_string()),
+        (HEADER_OFFSET, offset.to_string()),
+    ]
+}
+
+fn shortened(message: &str) -> String {
+    message.chars().take(MOST_MESSAGE_CHARS).collect()
 }
 
 /// A schema registry quotes whole schemas in its reasons.

@@ -1,9 +1,12 @@
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaError;
 
+use crate::admin::{SILENT, explained};
 use crate::consumer::Unpacker;
 use crate::{Cluster, Record};
 
@@ -49,7 +52,7 @@ impl TopicReader {
         let opened = tokio::task::spawn_blocking(move || {
             let metadata = consumer
                 .fetch_metadata(Some(&topic), CALL_LIMIT)
-                .with_context(|| format!("no Kafka broker at {bootstrap} answers"))?;
+                .context(SILENT)?;
             let found = metadata.topics().first();
             let partitions: Vec<i32> = found
                 .filter(|found| found.error().is_none())
@@ -78,7 +81,7 @@ impl TopicReader {
             consumer.assign(&assignment)?;
             Ok((consumer, ends))
         });
-        let (consumer, ends) = opened.await??;
+        let (consumer, ends) = explained(cluster, opened.await?).await?;
         Ok(Self {
             consumer,
             unpacker: Unpacker::default(),
@@ -103,4 +106,107 @@ impl TopicReader {
     pub fn ends(&self) -> &[(i32, i64)] {
         &self.ends
     }
+}
+
+/// What looks at records that [`read_to_end`] reads.
+pub trait LookAt: Send + 'static {
+    /// One record, in order by partition.
+    fn look(&mut self, record: &Record);
+}
+
+/// Where each partition of a topic ends now; empty where there is no such topic.
+///
+/// # Errors
+/// When the brokers do not answer within 10 s.
+pub async fn watermarks(cluster: &Cluster, topic: &str) -> anyhow::Result<HashMap<i32, i64>> {
+    let consumer = to_the_end(cluster)?;
+    let topic = topic.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let found = bounds(&consumer, &topic)?;
+        Ok(found
+            .into_iter()
+            .map(|(id, (_, high))| (id, high))
+            .collect())
+    })
+    .await?
+}
+
+/// Shows every committed record of a topic from these offsets (by partition; where none is given, from the earliest) to
+/// the topic's end, and gives back who looked.
+///
+/// # Errors
+/// When the brokers do not answer for 10 s; with who looked as it was before.
+pub async fn read_to_end<L: LookAt + Clone>(
+    cluster: &Cluster,
+    topic: &str,
+    from: &HashMap<i32, i64>,
+    looker: L,
+) -> Result<L, (L, anyhow::Error)> {
+    let before = looker.clone();
+    let read = async {
+        let consumer = to_the_end(cluster)?;
+        let (topic, from) = (topic.to_owned(), from.clone());
+        tokio::task::spawn_blocking(move || read_all(&consumer, &topic, &from, looker)).await?
+    };
+    read.await.map_err(|error| (before, error))
+}
+
+fn to_the_end(cluster: &Cluster) -> anyhow::Result<BaseConsumer> {
+    Ok(cluster
+        .client_config()
+        .set("group.id", "zeelos-reader")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", "read_committed")
+        .set("fetch.wait.max.ms", "100")
+        .create()?)
+}
+
+fn bounds(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<HashMap<i32, (i64, i64)>> {
+    let metadata = consumer
+        .fetch_metadata(Some(topic), CALL_LIMIT)
+        .context("no Kafka broker answers")?;
+    let found = metadata.topics().first();
+    let partitions = found
+        .filter(|found| found.error().is_none())
+        .map_or(&[][..], |found| found.partitions());
+    let mut bounds = HashMap::new();
+    for partition in partitions {
+        let marks = consumer.fetch_watermarks(topic, partition.id(), CALL_LIMIT)?;
+        bounds.insert(partition.id(), marks);
+    }
+    Ok(bounds)
+}
+
+fn read_all<L: LookAt>(
+    consumer: &BaseConsumer,
+    topic: &str,
+    from: &HashMap<i32, i64>,
+    mut looker: L,
+) -> anyhow::Result<L> {
+    let mut left = HashSet::new();
+    let mut assignment = TopicPartitionList::new();
+    for (partition, (low, high)) in bounds(consumer, topic)? {
+        let start = from.get(&partition).copied().unwrap_or(low);
+        // An offset beyond the end is another topic's of the same name: made anew since.
+        let start = if start > high { low } else { start.max(low) };
+        if start < high {
+            assignment.add_partition_offset(topic, partition, rdkafka::Offset::Offset(start))?;
+            left.insert(partition);
+        }
+    }
+    consumer.assign(&assignment)?;
+    let mut unpacker = Unpacker::default();
+    while !left.is_empty() {
+        match consumer.poll(CALL_LIMIT) {
+            Some(Ok(message)) => looker.look(&unpacker.unpack(&message)),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                left.remove(&partition);
+            }
+            Some(Err(error)) => tracing::debug!(%error, "reading goes on"),
+            None => anyhow::bail!("'{topic}' can't be read back: no Kafka broker answers"),
+        }
+    }
+    Ok(looker)
 }

@@ -5,10 +5,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use records::Schema;
 use schema_registry_converter::async_impl::schema_registry::{
-    SrSettings, get_schema_by_id, post_schema,
+    SrSettings, get_referenced_schema, get_schema_by_id, post_schema,
 };
 use schema_registry_converter::error::SRCError;
-use schema_registry_converter::schema_registry_common::{RawError, SchemaType, SuppliedSchema};
+use schema_registry_converter::schema_registry_common::{
+    RawError, RegisteredReference, SchemaType, SuppliedReference, SuppliedSchema,
+};
+use service::tls::Tls;
 
 /// Why the registry did not give what was asked for.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -69,6 +72,26 @@ pub struct WriterSchema {
     pub schema: Schema,
 }
 
+/// A schema of any kind as one registry holds it, with all it refers to, for another registry.
+#[derive(Clone, Debug)]
+pub struct SchemaDocument {
+    /// Its id at the registry it came from.
+    pub id: u32,
+    supplied: SuppliedSchema,
+}
+
+impl SchemaDocument {
+    /// Its text.
+    pub fn text(&self) -> &str {
+        &self.supplied.schema
+    }
+
+    /// The subjects it refers to directly.
+    pub fn references(&self) -> impl Iterator<Item = &str> {
+        self.supplied.references.iter().map(|r| r.subject.as_str())
+    }
+}
+
 /// The client of one schema registry, with its answers kept: schemas never change under their id.
 #[derive(Clone)]
 pub struct SchemaRegistry {
@@ -77,13 +100,16 @@ pub struct SchemaRegistry {
 
 struct Inner {
     url: String,
-    settings: SrSettings,
+    tls: Tls,
+    /// Of which generation of certificates, and the client with them.
+    settings: Mutex<(u64, SrSettings)>,
     cache: Mutex<Cache>,
 }
 
 #[derive(Default)]
 struct Cache {
     by_id: HashMap<u32, Arc<WriterSchema>>,
+    documents: HashMap<u32, Arc<SchemaDocument>>,
     /// Subject → schema text → id.
     ids: HashMap<String, HashMap<String, u32>>,
 }
@@ -91,6 +117,8 @@ struct Cache {
 /// The most answers of one kind that are kept; then that kind starts over.
 const MOST_KEPT: usize = 10_000;
 const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// The most schemas that one refers to, directly or not.
+const MOST_REFERENCES: usize = 200;
 
 impl SchemaRegistry {
     /// The client of the registry at `url`, such as `http://127.0.0.1:8081`. Calls end after 10 s.
@@ -98,17 +126,23 @@ impl SchemaRegistry {
     /// # Errors
     /// When the HTTP client can't be made.
     pub fn new(url: &str) -> Result<Self, RegistryError> {
+        Self::with_tls(url, Tls::none())
+    }
+
+    /// The same with certificates, which are taken up anew when they change.
+    ///
+    /// # Errors
+    /// When the HTTP client can't be made.
+    pub fn with_tls(url: &str, tls: Tls) -> Result<Self, RegistryError> {
         let url = url.trim_end_matches('/').to_owned();
-        let settings = SrSettings::new_builder(url.clone())
-            .set_timeout(CALL_LIMIT)
-            .no_proxy()
-            .build()
-            .map_err(|error| unreachable(&url, &error))?;
+        let generation = tls.current().generation();
+        let settings = settings(&url, &tls)?;
         let cache = Mutex::new(Cache::default());
         Ok(Self {
             inner: Arc::new(Inner {
                 url,
-                settings,
+                tls,
+                settings: Mutex::new((generation, settings)),
                 cache,
             }),
         })
@@ -127,13 +161,13 @@ impl SchemaRegistry {
         if let Some(known) = self.kept(id) {
             return Ok(known);
         }
-        let answer = get_schema_by_id(id, &self.inner.settings).await;
+        let answer = get_schema_by_id(id, &self.inner.settings()).await;
         let text = match answer {
             Ok(registered) if registered.schema_type == SchemaType::Avro => registered.schema,
             Ok(other) => return Err(self.unusable(id, format!("it is {:?}", other.schema_type))),
             // Never kept: the id may be given out a moment later, and its records are good then.
             Err(error) if code(&error) == Some(40403) => return Err(self.unknown(id)),
-            Err(error) => return Err(unreachable(&self.inner.url, &error)),
+            Err(error) => return Err(self.inner.unreachable(&error)),
         };
         let schema = Schema::parse(&text).map_err(|error| self.unusable(id, error.to_string()))?;
         let found = Arc::new(WriterSchema { id, text, schema });
@@ -151,7 +185,7 @@ impl SchemaRegistry {
             return Ok(id);
         }
         let supplied = SuppliedSchema::new(None, SchemaType::Avro, schema.to_owned());
-        match post_schema(&self.inner.settings, subject.to_owned(), supplied).await {
+        match post_schema(&self.inner.settings(), subject.to_owned(), supplied).await {
             Ok(registered) => {
                 let mut cache = self.inner.cache.lock();
                 let ids = bounded(&mut cache.ids)
@@ -160,15 +194,103 @@ impl SchemaRegistry {
                 bounded(ids).insert(schema.to_owned(), registered.id);
                 Ok(registered.id)
             }
-            Err(error) => match code(&error) {
-                // 42205 is not among them: a registry that is read-only now says nothing about the schema.
-                Some(code @ (409 | 40901 | 42201 | 40301)) => Err(RegistryError::Refused {
-                    url: self.inner.url.clone(),
-                    subject: subject.to_owned(),
-                    reason: format!("{} ({code})", cause(&error)),
-                }),
-                _ => Err(unreachable(&self.inner.url, &error)),
+            Err(error) => Err(self.not_registered(subject, &error)),
+        }
+    }
+
+    /// The schema with this id, of whatever kind, with all it refers to; for [`SchemaRegistry::register_document`] of
+    /// another registry. At most 200 references, however deep.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`], [`RegistryError::Unusable`] or [`RegistryError::Unreachable`].
+    pub async fn document(&self, id: u32) -> Result<Arc<SchemaDocument>, RegistryError> {
+        let kept = self.inner.cache.lock().documents.get(&id).cloned();
+        if let Some(known) = kept {
+            return Ok(known);
+        }
+        let root = match get_schema_by_id(id, &self.inner.settings()).await {
+            Ok(root) => root,
+            Err(error) if code(&error) == Some(40403) => return Err(self.unknown(id)),
+            Err(error) => return Err(self.inner.unreachable(&error)),
+        };
+        let mut budget = MOST_REFERENCES;
+        let references = self.referred_to(id, root.references, &mut budget).await?;
+        let supplied =
+            SuppliedSchema::new(None, root.schema_type, root.schema).with_references(references);
+        let found = Arc::new(SchemaDocument { id, supplied });
+        let mut cache = self.inner.cache.lock();
+        bounded(&mut cache.documents).insert(id, Arc::clone(&found));
+        Ok(found)
+    }
+
+    /// `id` is the schema they belong to, for the error's sake.
+    async fn referred_to(
+        &self,
+        id: u32,
+        references: Vec<RegisteredReference>,
+        budget: &mut usize,
+    ) -> Result<Vec<SuppliedReference>, RegistryError> {
+        let mut supplied = Vec::with_capacity(references.len().min(MOST_REFERENCES));
+        for reference in references {
+            *budget = budget.checked_sub(1).ok_or_else(|| {
+                self.unusable(
+                    id,
+                    format!("it refers to more than {MOST_REFERENCES} schemas"),
+                )
+            })?;
+            let found = match get_referenced_schema(&self.inner.settings(), &reference).await {
+                Ok(found) => found,
+                // No such subject, version or schema.
+                Err(error) if matches!(code(&error), Some(40401..=40403)) => {
+                    let reason = format!(
+                        "it refers to version {} of subject '{}', which is not there",
+                        reference.version, reference.subject
+                    );
+                    return Err(self.unusable(id, reason));
+                }
+                Err(error) => return Err(self.inner.unreachable(&error)),
+            };
+            // Boxed, as the depth is the schema's to choose.
+            let nested = Box::pin(self.referred_to(id, found.references, budget)).await?;
+            supplied.push(
+                SuppliedReference::new(reference.name, reference.subject, found.schema)
+                    .with_references(nested),
+            );
+        }
+        Ok(supplied)
+    }
+
+    /// The id of a schema that another registry gave, under this subject; registers it, and before it what it refers
+    /// to under the subjects it has there, where they are new.
+    ///
+    /// # Errors
+    /// [`RegistryError::Refused`] or [`RegistryError::Unreachable`].
+    pub async fn register_document(
+        &self,
+        subject: &str,
+        document: &SchemaDocument,
+    ) -> Result<u32, RegistryError> {
+        let plain = document.supplied.schema_type == SchemaType::Avro
+            && document.supplied.references.is_empty();
+        if plain {
+            return self.register(subject, document.text()).await;
+        }
+        let supplied = document.supplied.clone();
+        match post_schema(&self.inner.settings(), subject.to_owned(), supplied).await {
+            Ok(registered) => Ok(registered.id),
+            Err(error) => Err(self.not_registered(subject, &error)),
+        }
+    }
+
+    fn not_registered(&self, subject: &str, error: &SRCError) -> RegistryError {
+        match code(error) {
+            // 42205 is not among them: a registry that is read-only now says nothing about the schema.
+            Some(code @ (409 | 40901 | 42201 | 40301)) => RegistryError::Refused {
+                url: self.inner.url.clone(),
+                subject: subject.to_owned(),
+                reason: format!("{} ({code})", cause(error)),
             },
+            _ => self.inner.unreachable(error),
         }
     }
 
@@ -204,22 +326,75 @@ fn bounded<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>) -> &mut HashMap<
     map
 }
 
-/// The registry's own error code, where the failure was an answer.
+/// The registry's own error code, where the failure was an answer: for a reference it stands deeper.
 fn code(error: &SRCError) -> Option<u32> {
     use std::error::Error as _;
-    error
-        .source()
-        .and_then(|source| source.downcast_ref::<RawError>())
-        .map(|raw| raw.error_code)
+    let mut reason = error.source();
+    while let Some(inner) = reason {
+        if let Some(raw) = inner.downcast_ref::<RawError>() {
+            return Some(raw.error_code);
+        }
+        reason = inner.source();
+    }
+    None
 }
 
 fn cause(error: &SRCError) -> String {
     error.cause.clone().unwrap_or_else(|| error.error.clone())
 }
 
-fn unreachable(url: &str, error: &SRCError) -> RegistryError {
-    RegistryError::Unreachable {
-        url: url.to_owned(),
-        reason: cause(error),
+impl Inner {
+    /// The client for the next call.
+    fn settings(&self) -> SrSettings {
+        let generation = self.tls.current().generation();
+        let mut kept = self.settings.lock();
+        if kept.0 != generation {
+            kept.0 = generation;
+            match settings(&self.url, &self.tls) {
+                Ok(made) => kept.1 = made,
+                Err(error) => {
+                    tracing::error!(%error, "renewed certificates can't be used for the schema registry; the old ones stay in use");
+                }
+            }
+        }
+        kept.1.clone()
     }
+
+    fn unreachable(&self, error: &SRCError) -> RegistryError {
+        RegistryError::Unreachable {
+            url: self.url.clone(),
+            reason: self.tls.explain(causes(error)),
+        }
+    }
+}
+
+fn settings(url: &str, tls: &Tls) -> Result<SrSettings, RegistryError> {
+    let failed = |reason: String| RegistryError::Unreachable {
+        url: url.to_owned(),
+        reason,
+    };
+    let client = tls
+        .apply(reqwest::Client::builder())
+        .map_err(|error| failed(error.to_string()))?;
+    SrSettings::new_builder(url.to_owned())
+        .set_timeout(CALL_LIMIT)
+        .no_proxy()
+        .build_with(client)
+        .map_err(|error| failed(cause(&error)))
+}
+
+/// All that led to an error: the outermost says only that a request failed.
+fn causes(error: &SRCError) -> String {
+    use std::error::Error as _;
+    let mut text = cause(error);
+    let mut source = error.source();
+    while let Some(inner) = source {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        source = inner.source();
+    }
+    text
 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use clap::ArgAction;
 use kafka::KafkaArgs;
+use service::auth::AuthArgs;
+
+use crate::security::SecurityArgs;
 
 /// The server's options. Names and environment variables are the original's where it had them.
 #[derive(clap::Args, Clone, Debug)]
@@ -26,6 +29,9 @@ pub struct Args {
     /// The port of --web-listen alone, as the original has it
     #[arg(long = "wp", hide = true, value_name = "PORT")]
     pub web_port: Option<u16>,
+    /// Announce the server on the local network (DNS-SD: _http._tcp, _coap._udp, _coaps._udp)
+    #[arg(long, env = "MDNS")]
+    pub mdns: bool,
     /// A folder of object models (OMA DDF XML), besides the built-in ones; may be given more than once
     #[arg(short = 'm', long, env = "MODELS_FOLDER", action = ArgAction::Append, value_name = "FOLDER")]
     pub models_folder: Vec<PathBuf>,
@@ -60,12 +66,22 @@ pub struct Args {
     /// How long a request has for its reply where it does not say (header expires-at), in seconds from its timestamp
     #[arg(long, env = "REQUEST_TIMEOUT_S", default_value_t = 60)]
     pub request_timeout_s: u64,
+    /// The same for a device in queue mode, which may sleep that long
+    #[arg(long, env = "SLEEPER_REQUEST_TIMEOUT_S", default_value_t = 86_400)]
+    pub sleeper_request_timeout_s: u64,
+    /// How long a device in queue mode listens after it was heard of, in seconds; REST sets it for single devices
+    #[arg(long, env = "AWAKE_WINDOW_S", default_value_t = 93)]
+    pub awake_window_s: u64,
     /// Within how many seconds an identical execute, create, delete or write is a duplicate
     #[arg(long, env = "DUPLICATE_WINDOW_S", default_value_t = 600)]
     pub duplicate_window_s: u64,
     /// The most megabytes of records kept on disk while Kafka is away; beyond it notifications are refused
     #[arg(long, env = "SPOOL_MB", default_value_t = 256)]
     pub spool_mb: u64,
+    #[command(flatten)]
+    pub security: SecurityArgs,
+    #[command(flatten)]
+    pub auth: AuthArgs,
     #[command(flatten)]
     pub kafka: KafkaArgs,
 }

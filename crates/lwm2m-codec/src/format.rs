@@ -52,8 +52,14 @@ impl ContentFormat {
         Self::Lwm2mCbor,
     ];
 
-    /// The format with this CoAP id; `None` for ids LwM2M has no use for.
+    /// The format with this CoAP id; `None` for ids LwM2M has no use for. The ids used before the first release of
+    /// LwM2M 1.0 for text (1541) and octets (1544) mean the formats that have other ids today.
     pub fn from_id(id: u16) -> Option<Self> {
+        let id = match id {
+            1541 => Self::Text.id(),
+            1544 => Self::Opaque.id(),
+            id => id,
+        };
         Self::ALL.into_iter().find(|format| format.id() == id)
     }
 

@@ -246,6 +246,8 @@ fn formats_have_their_numbers_and_names() {
         assert_eq!(id.to_string().parse(), Ok(format));
         assert_eq!(format.name().to_lowercase().parse(), Ok(format));
     }
+    assert_eq!(ContentFormat::from_id(1541), Some(ContentFormat::Text));
+    assert_eq!(ContentFormat::from_id(1544), Some(ContentFormat::Opaque));
     assert_eq!(ContentFormat::from_id(41), None);
     assert_eq!(
         "XML".parse::<ContentFormat>(),

@@ -8,7 +8,7 @@ use lwm2m_model::Registry;
 
 use crate::client::{Client, ClientConfig, InMemoryTree};
 use crate::server::{Server, ServerConfig};
-use crate::{Binding, Now, Version};
+use crate::{Binding, Now, Target, Version};
 
 /// One instant for all runs: an `Instant` can't be made from a number.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -59,6 +59,14 @@ pub fn decode_binding(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = Binding::parse(&text, false);
     let _ = Version::parse(&text);
+}
+
+/// What a request or an observation is about, as a store has it; what was accepted is written and read back alike.
+pub fn decode_target(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(target) = text.parse::<Target>() {
+        assert_eq!(target.to_string().parse(), Ok(target));
+    }
 }
 
 fn peer() -> Peer {

@@ -4,6 +4,7 @@
 //! out datagrams to send, events, and the moment it wants to be called again; [`server`] and [`client`] each show the
 //! loop. Underneath both is one [`coap::Endpoint`].
 
+mod answer;
 pub mod client;
 pub mod fuzz;
 mod observation;
@@ -11,16 +12,17 @@ mod operation;
 mod registration;
 mod serde_forms;
 pub mod server;
+mod target;
 
 use std::time::Instant;
 
+pub use answer::{Body, DeviceResponse, RequestError, RequestFailure, Values};
 pub use observation::{Observation, ObservationState};
-pub use operation::{
-    Body, DEVICE_CHOOSES, DeviceResponse, Operation, RequestError, RequestFailure, WriteMode,
-};
+pub use operation::{DEVICE_CHOOSES, Operation, WriteMode};
 pub use registration::{
     Binding, DEFAULT_LIFETIME, InvalidBinding, Registration, RegistrationUpdate, Version,
 };
+pub use target::{InvalidTarget, Target};
 
 /// One moment on both clocks: timers run on the monotonic one, what is stored or shown carries the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

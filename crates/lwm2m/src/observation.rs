@@ -1,8 +1,9 @@
 use coap::Token;
-use lwm2m_model::ObjectPath;
 use serde::{Deserialize, Serialize};
 
-/// An observation: the server asked a device to report a path, and wants it to go on.
+use crate::Target;
+
+/// An observation: the server asked a device to report a path, or a list of them, and wants it to go on.
 ///
 /// Plain data that a store can keep. It outlives the registration it was made under: when the device registers anew the
 /// server asks again, under the same token, and then emits this with the new registration's id.
@@ -12,15 +13,16 @@ pub struct Observation {
     pub endpoint: String,
     /// The registration under which the device last confirmed the observation.
     pub registration_id: String,
-    /// What is observed.
-    #[serde(with = "crate::serde_forms::text")]
-    pub path: ObjectPath,
+    /// What is observed; stored as `path`.
+    #[serde(rename = "path", with = "crate::serde_forms::text")]
+    pub target: Target,
     /// The CoAP token of its notifications, the same for the observation's whole life.
     #[serde(with = "crate::serde_forms::text")]
     pub token: Token,
     /// What the observer attached to it (the ticket of the request that started it); `None` where nothing was.
     pub context: Option<String>,
-    /// The content format that was asked for, as CoAP's number; `None` counts as TLV.
+    /// The content format that was asked for, as CoAP's number; `None` counts as TLV, and for
+    /// a list as SenML CBOR.
     #[serde(default)]
     pub content_format: Option<u16>,
 }

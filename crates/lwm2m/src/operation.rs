@@ -1,10 +1,14 @@
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use coap::{Code, Method, Request, Response};
+use coap::{Method, Request};
 use lwm2m_codec::{
-    Attributes, ContentFormat, EncodeError, NewInstance, decode, encode, encode_create,
+    Attributes, ContentFormat, EncodeError, NewInstance, Timestamped, encode, encode_create,
+    encode_nodes, encode_paths,
 };
-use lwm2m_model::{Node, ObjectPath, Registry, ResourceContent};
-use thiserror::Error;
+use lwm2m_model::{Node, ObjectPath, ResourceContent};
+
+use crate::{Registration, RequestError, Target};
 
 /// The instance id of a [`Operation::Create`] that leaves the choice to the device. 65535 is reserved, so that no
 /// instance can have it (TS 1.1 core, section 7.1).
@@ -42,8 +46,23 @@ pub enum Operation {
     /// Creates an instance (or, from a [`Node::Object`], several). `path` is the object's, or the new instance's. The
     /// id [`DEVICE_CHOOSES`] leaves the choice to the device.
     Create { path: ObjectPath, node: Node },
-    /// Deletes an instance.
+    /// Deletes an instance, or (from LwM2M 1.2 on) a resource instance.
     Delete { path: ObjectPath },
+    /// Reads several places in one exchange (FETCH; TS 1.1 core, section 6.3.8). With the root in the list the answer has
+    /// every resource by its own path. Some devices take lists of no more than six paths.
+    ReadComposite { paths: Vec<ObjectPath> },
+    /// Reads them, and asks to be told of changes from then on (section 6.4.4). The same list in another order is the
+    /// same observation.
+    ObserveComposite { paths: Vec<ObjectPath> },
+    /// Ends the observation of exactly this list (section 6.4.5).
+    CancelObserveComposite {
+        paths: Vec<ObjectPath>,
+        /// As in [`Operation::CancelObserve`], with a FETCH.
+        active: bool,
+    },
+    /// Writes values in several places at once (iPATCH; TS 1.1 core, section 6.3.9): resources, resource instances, or the
+    /// resources of instances. What the payload does not mention stays as it is.
+    WriteComposite { nodes: BTreeMap<ObjectPath, Node> },
 }
 
 /// How a write treats what the payload does not mention.
@@ -57,7 +76,7 @@ pub enum WriteMode {
 
 impl Operation {
     /// What the operation is about.
-    pub fn path(&self) -> ObjectPath {
+    pub fn target(&self) -> Target {
         match self {
             Self::Read { path }
             | Self::Observe { path }
@@ -67,7 +86,11 @@ impl Operation {
             | Self::WriteAttributes { path, .. }
             | Self::Execute { path, .. }
             | Self::Create { path, .. }
-            | Self::Delete { path } => *path,
+            | Self::Delete { path } => Target::Path(*path),
+            Self::ReadComposite { paths }
+            | Self::ObserveComposite { paths }
+            | Self::CancelObserveComposite { paths, .. } => Target::list(paths.iter().copied()),
+            Self::WriteComposite { nodes } => Target::list(nodes.keys().copied()),
         }
     }
 
@@ -75,15 +98,22 @@ impl Operation {
     pub fn is_repeatable(&self) -> bool {
         !matches!(
             self,
-            Self::Write { .. } | Self::Execute { .. } | Self::Create { .. } | Self::Delete { .. }
+            Self::Write { .. }
+                | Self::Execute { .. }
+                | Self::Create { .. }
+                | Self::Delete { .. }
+                | Self::WriteComposite { .. }
         )
     }
 
-    /// The CoAP request, its path without the device's root before it. `format`: what to ask for or to send, TLV
-    /// where it is `None`.
+    /// The CoAP request, its path without the device's root before it. `format`: what to ask for or to send; where it is
+    /// `None`, what the device lists, TLV before others, and SenML CBOR for composites. `list_format`: what a composite's
+    /// list of paths is written in, where not in `format`.
     pub(crate) fn to_request(
         &self,
+        registration: Option<&Registration>,
         format: Option<ContentFormat>,
+        list_format: Option<ContentFormat>,
     ) -> Result<PreparedRequest, RequestError> {
         let prepared = |method, target| PreparedRequest {
             method,
@@ -92,19 +122,67 @@ impl Operation {
             sent: None,
             accept: None,
         };
-        let node_format = format.unwrap_or(ContentFormat::Tlv);
+        let target = self.target();
+        let node_format = format.unwrap_or_else(|| {
+            let is_create = matches!(self, Self::Create { .. });
+            let listed = registration.filter(|_| !is_create);
+            let wanted = listed.and_then(|it| it.preferred_format(target.is_composite()));
+            wanted.unwrap_or(if target.is_composite() {
+                ContentFormat::SenmlCbor
+            } else {
+                ContentFormat::Tlv
+            })
+        });
+        let first = target.paths().first().copied().unwrap_or(ObjectPath::Root);
         let needs = |ok: bool, reason: &'static str| {
             if ok {
                 Ok(())
             } else {
                 Err(RequestError::Invalid {
-                    path: self.path(),
+                    path: first,
                     reason: reason.to_owned(),
                 })
             }
         };
-        let depth = self.path().depth();
+        let depth = first.depth();
         Ok(match self {
+            Self::ReadComposite { .. }
+            | Self::ObserveComposite { .. }
+            | Self::CancelObserveComposite { .. } => {
+                needs(!target.paths().is_empty(), NAME_A_PATH)?;
+                if !is_senml(node_format) {
+                    return Err(EncodeError::NotComposite {
+                        format: node_format,
+                    }
+                    .into());
+                }
+                let list_format = list_format.unwrap_or(node_format);
+                let list = encode_paths(target.paths(), list_format)?;
+                PreparedRequest {
+                    sent: Some((list_format.id(), list.into())),
+                    accept: Some(node_format.id()),
+                    ..prepared(Method::Fetch, ObjectPath::Root)
+                }
+            }
+            Self::WriteComposite { nodes } => {
+                needs(!nodes.is_empty(), NAME_A_PATH)?;
+                if let Some(path) = nodes.keys().find(|path| path.depth() < 2) {
+                    return Err(RequestError::Invalid {
+                        path: *path,
+                        reason: "a write needs an instance, a resource or a resource instance"
+                            .to_owned(),
+                    });
+                }
+                let group = Timestamped {
+                    time_s: None,
+                    content: nodes.clone(),
+                };
+                let payload = encode_nodes(&[group], node_format)?;
+                PreparedRequest {
+                    sent: Some((node_format.id(), payload.into())),
+                    ..prepared(Method::IPatch, ObjectPath::Root)
+                }
+            }
             Self::Read { path } | Self::Observe { path } | Self::CancelObserve { path, .. } => {
                 needs(
                     depth >= 1,
@@ -216,11 +294,21 @@ impl Operation {
                 }
             }
             Self::Delete { path } => {
-                needs(depth == 2, "only an instance can be deleted")?;
+                needs(
+                    depth == 2 || depth == 4,
+                    "only an instance or a resource instance can be deleted",
+                )?;
                 prepared(Method::Delete, *path)
             }
         })
     }
+}
+
+const NAME_A_PATH: &str = "name at least one path";
+
+/// The formats of composite operations in LwM2M 1.1 (TS 1.1 core, section 7.4.4 and table 7.4-1).
+pub(crate) fn is_senml(format: ContentFormat) -> bool {
+    matches!(format, ContentFormat::SenmlJson | ContentFormat::SenmlCbor)
 }
 
 /// A checked and encoded request that lacks only the device's root path.
@@ -236,11 +324,7 @@ pub(crate) struct PreparedRequest {
 }
 
 impl PreparedRequest {
-    pub(crate) fn into_request(
-        self,
-        registration: &crate::Registration,
-        observe: Option<u32>,
-    ) -> Request {
+    pub(crate) fn into_request(self, registration: &Registration, observe: Option<u32>) -> Request {
         let (content_format, payload) =
             self.sent.map_or((None, Bytes::new()), |(format, payload)| {
                 (Some(format), payload)
@@ -255,166 +339,4 @@ impl PreparedRequest {
             payload,
         }
     }
-}
-
-/// Why a request was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum RequestError {
-    /// No device with this endpoint name is registered.
-    #[error("No registration for this endpoint '{0}'")]
-    NotRegistered(String),
-    #[error("{limit} requests wait for '{endpoint}' already: wait until some are answered")]
-    TooManyPending { endpoint: String, limit: usize },
-    #[error("'{endpoint}' has {limit} observations already: cancel some")]
-    TooManyObservations { endpoint: String, limit: usize },
-    #[error("{path}: {reason}")]
-    Invalid { path: ObjectPath, reason: String },
-    #[error(transparent)]
-    Encode(#[from] EncodeError),
-}
-
-/// Why a request that was taken has no answer.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum RequestFailure {
-    /// It was sent, and no answer came in time: the device may have acted on it.
-    #[error("the device did not answer in time")]
-    Timeout,
-    /// It was not sent, for example because its time was over before those ahead of it were done.
-    #[error("not sent to the device: {0}")]
-    NotSent(String),
-    #[error("the device rejected the request with a reset")]
-    Reset,
-    /// The device de-registered, its registration expired, or it registered anew, meanwhile.
-    #[error("the device's registration ended before it answered")]
-    Gone {
-        /// Whether the device may have seen the request.
-        sent: bool,
-    },
-    /// An answer that can't be understood.
-    #[error("the device's answer can't be read: {0}")]
-    InvalidResponse(String),
-    #[error("the request was cancelled")]
-    Cancelled {
-        /// Whether the device may have seen the request.
-        sent: bool,
-    },
-}
-
-impl RequestFailure {
-    /// Whether the device may have seen the request, so that the outcome is unknown.
-    pub fn may_have_acted(&self) -> bool {
-        match self {
-            Self::Timeout | Self::InvalidResponse(_) => true,
-            Self::NotSent(_) | Self::Reset => false,
-            Self::Gone { sent } | Self::Cancelled { sent } => *sent,
-        }
-    }
-}
-
-/// A device's answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeviceResponse {
-    pub code: Code,
-    pub body: Body,
-}
-
-/// What a device's answer carries.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Body {
-    None,
-    /// What a read, an observe or a notification shows.
-    Node(Node),
-    /// What a discover shows: links in RFC 6690's format, as the device wrote them.
-    Links(String),
-    /// Where a create put the new instance, such as `/3303/7`.
-    Location(String),
-    /// What a failure says.
-    Message(String),
-    /// How many observations a passive cancel ended. This is the server's own answer: the device was not asked.
-    Cancelled(usize),
-}
-
-impl DeviceResponse {
-    pub fn is_success(&self) -> bool {
-        self.code.is_success()
-    }
-}
-
-/// What kind of answer an operation expects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expected {
-    Node,
-    Links,
-    Location,
-    Nothing,
-}
-
-impl Expected {
-    pub(crate) fn by(operation: &Operation) -> Self {
-        match operation {
-            Operation::Read { .. }
-            | Operation::Observe { .. }
-            | Operation::CancelObserve { .. } => Self::Node,
-            Operation::Discover { .. } => Self::Links,
-            Operation::Create { .. } => Self::Location,
-            _ => Self::Nothing,
-        }
-    }
-}
-
-/// Reads a device's answer about `path`. `asked`: the content format asked for, which stands in where the answer
-/// names none.
-pub(crate) fn read_response(
-    response: &Response,
-    path: &ObjectPath,
-    expected: Expected,
-    asked: Option<u16>,
-    models: &Registry,
-) -> Result<DeviceResponse, RequestFailure> {
-    let code = response.code;
-    let body = if !code.is_success() {
-        // RFC 7252 section 5.5.2: the payload is a diagnostic text. Bytes that are none are shown as far as they go.
-        match String::from_utf8_lossy(&response.payload) {
-            text if text.is_empty() => Body::None,
-            text => Body::Message(text.into_owned()),
-        }
-    } else {
-        match expected {
-            Expected::Node if code != Code::CONTENT => {
-                return Err(RequestFailure::InvalidResponse(format!(
-                    "a read was answered with {code} instead of 2.05"
-                )));
-            }
-            Expected::Node => Body::Node(read_node(response, path, asked, models)?),
-            Expected::Links => match std::str::from_utf8(&response.payload) {
-                Ok(links) => Body::Links(links.to_owned()),
-                Err(error) => {
-                    return Err(RequestFailure::InvalidResponse(format!(
-                        "the links are not UTF-8: {error}"
-                    )));
-                }
-            },
-            Expected::Location if response.location_path.is_empty() => Body::None,
-            Expected::Location => Body::Location(format!("/{}", response.location_path.join("/"))),
-            Expected::Nothing => Body::None,
-        }
-    };
-    Ok(DeviceResponse { code, body })
-}
-
-fn read_node(
-    response: &Response,
-    path: &ObjectPath,
-    asked: Option<u16>,
-    models: &Registry,
-) -> Result<Node, RequestFailure> {
-    let number = response
-        .content_format
-        .or(asked)
-        .unwrap_or(ContentFormat::Tlv.id());
-    let format = ContentFormat::from_id(number).ok_or_else(|| {
-        RequestFailure::InvalidResponse(format!("its content format {number} is unknown"))
-    })?;
-    decode(&response.payload, path, format, models)
-        .map_err(|error| RequestFailure::InvalidResponse(error.to_string()))
 }

@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coap::Peer;
-use lwm2m_codec::Link;
+use lwm2m_codec::{ContentFormat, Link};
 use lwm2m_model::ObjectPath;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,18 @@ impl Binding {
     }
 }
 
+impl Binding {
+    /// The parameters of a registration: `b=UQ` in LwM2M 1.0, `b=U` and `Q` in 1.1.
+    pub(crate) fn to_queries(&self, version: Version) -> Vec<String> {
+        let letters: String = self.raw.chars().filter(|letter| *letter != 'Q').collect();
+        match (version, self.queue) {
+            (_, false) => vec![format!("b={letters}")],
+            (Version::V1_0, true) => vec![format!("b={letters}Q")],
+            (Version::V1_1, true) => vec![format!("b={letters}"), "Q".to_owned()],
+        }
+    }
+}
+
 impl Default for Binding {
     fn default() -> Self {
         Self {
@@ -126,9 +139,9 @@ pub struct Registration {
     pub binding: Binding,
     /// The number to reach it by SMS.
     pub sms: Option<String>,
-    /// The device's objects and instances as it listed them.
+    /// The device's objects and instances as it listed them; devices with the same list share it.
     #[serde(with = "crate::serde_forms::links")]
-    pub links: Vec<Link>,
+    pub links: Arc<[Link]>,
     /// Where the object tree stands on the device: `/`, or what the link with `rt="oma.lwm2m"` says, such as `/lwm2m`.
     pub root_path: String,
     /// Parameters of the registration that LwM2M does not define.
@@ -166,6 +179,42 @@ impl Registration {
                 let (_, version) = link.attributes.iter().find(|(name, _)| name == "ver")?;
                 version.as_deref()
             })
+    }
+
+    /// The content formats that the device says it has (`ct` at its root, TS 1.1 core, section 6.2.1), by CoAP's numbers.
+    pub fn content_formats(&self) -> impl Iterator<Item = u16> {
+        let is_root = |link: &&Link| {
+            link.url == self.root_path || (link.url.is_empty() && self.root_path == "/")
+        };
+        let formats = self
+            .links
+            .iter()
+            .filter(is_root)
+            .filter_map(|link| link.attribute("ct"));
+        formats
+            .flat_map(|ct| ct.split(' '))
+            .filter_map(|number| number.parse().ok())
+    }
+
+    /// What to speak with the device, when it listed what it understands and does not list the usual (TLV, and SenML
+    /// CBOR for composite operations).
+    pub(crate) fn preferred_format(&self, composite: bool) -> Option<ContentFormat> {
+        // A device of LwM2M 1.0 has TLV, and lists what it has besides.
+        if self.version == Version::V1_0 {
+            return None;
+        }
+        const NODES: [ContentFormat; 5] = [
+            ContentFormat::Tlv,
+            ContentFormat::OldTlv,
+            ContentFormat::SenmlCbor,
+            ContentFormat::SenmlJson,
+            ContentFormat::Json,
+        ];
+        let formats: BTreeSet<u16> = self.content_formats().collect();
+        NODES
+            .into_iter()
+            .filter(|format| !composite || format.is_composite())
+            .find(|format| formats.contains(&format.id()))
     }
 
     /// The path of a request to the device: the root path's segments, then the ids.
@@ -226,7 +275,7 @@ pub struct RegistrationUpdate {
     pub lifetime: Option<Duration>,
     pub sms: Option<String>,
     pub binding: Option<Binding>,
-    pub links: Option<Vec<Link>>,
+    pub links: Option<Arc<[Link]>>,
     /// Parameters that LwM2M does not define, when there were any.
     pub attributes: BTreeMap<String, String>,
 }

@@ -61,6 +61,8 @@ pub(crate) mod peer {
 
 /// Links as `[{"url": "/3/0", "attributes": [["ver", "1.1"], ["obs", null]]}]`.
 pub(crate) mod links {
+    use std::sync::Arc;
+
     use lwm2m_codec::Link;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -83,7 +85,7 @@ pub(crate) mod links {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
-    ) -> Result<Vec<Link>, D::Error> {
+    ) -> Result<Arc<[Link]>, D::Error> {
         let forms = Vec::<Form>::deserialize(deserializer)?;
         Ok(forms
             .into_iter()

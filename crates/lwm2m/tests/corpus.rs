@@ -9,9 +9,10 @@ type Target = (&'static str, fn(&[u8]));
 
 #[test]
 fn seeds_are_taken() {
-    let targets: [Target; 4] = [
+    let targets: [Target; 5] = [
         ("decode_registration", fuzz::decode_registration),
         ("decode_binding", fuzz::decode_binding),
+        ("decode_target", fuzz::decode_target),
         ("server_datagrams", fuzz::server_datagrams),
         ("client_datagrams", fuzz::client_datagrams),
     ];

@@ -6,8 +6,10 @@ mod common;
 
 use std::time::Duration;
 
-use coap::{Code, Method, Request, Response};
-use common::{World, client_config, notified, path, register_request, value, with_ticket};
+use coap::{Code, Method, Peer, Request, Response};
+use common::{
+    SERVER, World, client_config, device_peer, notified, path, register_request, value, with_ticket,
+};
 use lwm2m::client::{self, NotificationMode};
 use lwm2m::server::{Event, ObservationEnd, ObservationLoss, RequestOptions, ServerConfig};
 use lwm2m::{Body, Observation, ObservationState, Operation, Registration, RequestError};
@@ -543,6 +545,154 @@ fn attributes_say_when_to_notify() {
     );
 }
 
+/// After a restart of the server every device has a new DTLS session, and may go on notifying without an update.
+#[test]
+fn a_new_session_of_the_same_identity_goes_on_with_its_observations() {
+    let mut world = World::new();
+    let secure = |session| Peer {
+        session,
+        ..device_peer(1)
+    };
+    let (old, new, other) = (secure(1), secure(2), secure(3));
+    world.add_bare(1);
+    world.move_device(device_peer(1), old);
+    world
+        .server
+        .set_admission(move |from, _| from == old || from == new);
+    world.from_device(old, register_request(&["ep=dev1"], "</3303/0>"));
+    let observe = Operation::Observe {
+        path: path(TEMPERATURE),
+    };
+    let handle = world.request("dev1", observe);
+    world.run_for(seconds(1));
+    let (exchange, token) = world.asked_token(old);
+    let answer = |celsius: &str| Response {
+        content_format: Some(0),
+        observe: Some(0),
+        payload: celsius.as_bytes().to_vec().into(),
+        ..Response::new(Code::CONTENT)
+    };
+    let now = world.now.instant;
+    world.bare(old).respond(now, exchange, answer("1"));
+    world.outcome(handle).unwrap();
+    world.run_for(seconds(1));
+    world.take_events();
+
+    // Somebody else's session has the token: it is reset, and nothing of it believed.
+    world.move_device(old, other);
+    let now = world.now.instant;
+    world
+        .bare(other)
+        .notify(now, SERVER, token, answer("66"), true);
+    world.run_for(seconds(1));
+    assert_eq!(notified(&world.take_events()), []);
+    assert_eq!(world.server.coap_stats().resets_sent, 1);
+
+    world.move_device(other, new);
+    let now = world.now.instant;
+    for _ in 0..2 {
+        world
+            .bare(new)
+            .notify(now, SERVER, token, answer("2"), true);
+    }
+    world.run_for(seconds(1));
+    assert_eq!(notified(&world.take_events()).len(), 2);
+    assert_eq!(world.server.coap_stats().resets_sent, 1);
+    // What is asked of it goes to the session that there is, and it may Send there.
+    world.request(
+        "dev1",
+        Operation::Read {
+            path: path("/3303/0/5700"),
+        },
+    );
+    world.run_for(seconds(1));
+    world.asked_of(new);
+    let mut send = coap::Request::new(coap::Method::Post, ["dp"]);
+    send.content_format = Some(110);
+    send.payload = br#"[{"n":"/3303/0/5700","v":3}]"#.to_vec().into();
+    assert_eq!(world.from_device(new, send).code, Code::CHANGED);
+}
+
+/// A change is looked at no sooner than `epmin` after the last one that was (TS 1.1 core, section 5.1.2): a value that has
+/// come back by then is not worth telling.
+#[test]
+fn evaluation_periods_say_when_a_change_is_looked_at() {
+    let mut world = World::new();
+    let device = observed(&mut world);
+    world
+        .ask(
+            "dev1",
+            attributes(TEMPERATURE, &["gt=25", "epmin=10", "epmax=60"]),
+        )
+        .unwrap();
+    world.run_for(seconds(1));
+    world.take_events();
+    let mut told = Vec::new();
+    // Crosses at once; crosses back and again within the ten seconds; stays below at their end.
+    for value in [30.0, 20.0, 30.0, 31.0, 20.0] {
+        world.set(device, TEMPERATURE, Value::Float(value));
+        world.run_for(seconds(2));
+    }
+    world.run_for(seconds(3));
+    told.extend(notified(&world.take_events()));
+    world.set(device, TEMPERATURE, Value::Float(40.0));
+    world.set(device, TEMPERATURE, Value::Float(20.0));
+    world.run_for(seconds(30));
+    told.extend(notified(&world.take_events()));
+    let values: Vec<Value> = told.into_iter().map(|(value, _)| value).collect();
+    assert_eq!(values, [Value::Float(30.0), Value::Float(20.0)]);
+}
+
+#[test]
+fn what_was_asked_in_an_old_format_is_read_by_its_number() {
+    let mut world = World::new();
+    let device = world.add_bare(1);
+    let registration = register_request(&["ep=dev1"], "</3/0>");
+    world.from_device(device, registration);
+    for (format, payload, code) in [
+        (1541, &b"zeelos"[..], Code::CONTENT),
+        (
+            1542,
+            &[0xc6, 0, b'z', b'e', b'e', b'l', b'o', b's'],
+            Code::CONTENT,
+        ),
+        (
+            1543,
+            br#"{"bn":"/3/0/0","e":[{"sv":"zeelos"}]}"#,
+            Code::CONTENT,
+        ),
+        (
+            11_542,
+            &[0xc6, 0, b'z', b'e', b'e', b'l', b'o', b's'],
+            Code::CONTENT,
+        ),
+        (
+            11_543,
+            br#"{"bn":"/3/0/","e":[{"n":"0","sv":"zeelos"}]}"#,
+            Code::CONTENT,
+        ),
+        (60, b"\x66zeelos", Code::CONTENT),
+        (110, br#"[{"n":"/3/0/0","vs":"zeelos"}]"#, Code::CONTENT),
+        (112, b"\x81\xa2\x00\x66/3/0/0\x03\x66zeelos", Code::CONTENT),
+    ] {
+        let read = Operation::Read {
+            path: path("/3/0/0"),
+        };
+        let handle = world.request("dev1", read);
+        world.run_for(seconds(1));
+        let (exchange, _) = world.asked_of(device);
+        let response = Response {
+            content_format: Some(format),
+            payload: payload.to_vec().into(),
+            ..Response::new(code)
+        };
+        let now = world.now.instant;
+        world.bare(device).respond(now, exchange, response);
+        let response = world.outcome(handle).unwrap();
+        assert_eq!(value(&response), Value::String("zeelos".into()), "{format}");
+    }
+}
+
 #[test]
 fn observations_of_instances_and_objects_see_every_change_below() {
     let mut world = World::new();
@@ -565,7 +715,7 @@ fn observations_of_instances_and_objects_see_every_change_below() {
                 ..
             } => match &response.body {
                 Body::Node(Node::Object(_) | Node::Instance(_)) => {
-                    Some(observation.path.to_string())
+                    Some(observation.target.to_string())
                 }
                 other => panic!("{other:?}"),
             },

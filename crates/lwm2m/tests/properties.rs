@@ -254,7 +254,7 @@ impl Books {
                     observation,
                     replaced,
                 } => {
-                    let key = (observation.endpoint.clone(), observation.path.to_string());
+                    let key = (observation.endpoint.clone(), observation.target.to_string());
                     let before = self.observations.insert(key, observation.token);
                     assert_eq!(before, replaced.map(|o| o.token), "seed {seed}");
                     assert!(
@@ -263,7 +263,7 @@ impl Books {
                     );
                 }
                 Event::ObservationEnded { observation, .. } => {
-                    let key = (observation.endpoint.clone(), observation.path.to_string());
+                    let key = (observation.endpoint.clone(), observation.target.to_string());
                     assert_eq!(
                         self.observations.remove(&key),
                         Some(observation.token),
@@ -275,7 +275,7 @@ impl Books {
                     response,
                     ..
                 } => {
-                    let key = (observation.endpoint.clone(), observation.path.to_string());
+                    let key = (observation.endpoint.clone(), observation.target.to_string());
                     assert_eq!(
                         self.observations.get(&key),
                         Some(&observation.token),
@@ -290,6 +290,14 @@ impl Books {
                     assert!(matches!(response.body, Body::Node(_)), "{response:?}");
                 }
                 Event::NotificationUnreadable { reason, .. } => panic!("seed {seed}: {reason}"),
+                Event::Dispatched { handle, .. } => {
+                    assert!(open.contains(&handle) || !done.contains(&handle));
+                }
+                // Nobody here sleeps, or sends of its own accord.
+                Event::Awake { .. }
+                | Event::Sleeping { .. }
+                | Event::Deferred { .. }
+                | Event::Sent { .. } => panic!("seed {seed}: {event:?}"),
                 Event::ObservationLost { .. } => {}
             }
         }
@@ -306,7 +314,7 @@ impl Books {
         let mut observations = BTreeMap::new();
         for number in 0..4 {
             for (observation, _) in world.server.observations(&format!("dev{number}")) {
-                let key = (observation.endpoint.clone(), observation.path.to_string());
+                let key = (observation.endpoint.clone(), observation.target.to_string());
                 observations.insert(key, observation.token);
             }
         }

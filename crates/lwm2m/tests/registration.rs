@@ -45,6 +45,7 @@ fn a_device_registers_with_all_it_has_to_say() {
             registration,
             replaced: None,
         },
+        Event::Awake { .. },
     ] = events.as_slice()
     else {
         panic!("{events:?}")
@@ -452,4 +453,106 @@ fn a_written_lifetime_and_an_update_trigger_reach_the_server_at_once() {
             .any(|event| matches!(event, Event::Updated { .. }))
     );
     assert_eq!(world.client(device).status(), client::Status::Registered);
+}
+
+/// A device that came from a bootstrap server shows it: its Security and Server objects, several servers by their short
+/// ids, an alternate path, formats and versions, and parameters that no specification has.
+#[test]
+fn a_device_that_a_bootstrap_server_sent_is_welcome() {
+    let mut world = World::new();
+    let device = world.add_bare(1);
+    let links = "</lwm2m>;rt=\"oma.lwm2m\";ct=\"60 110 112 11542 11543\",</lwm2m/0/0>,</lwm2m/0/1>,\
+                 </lwm2m/1>;ver=1.1,</lwm2m/1/0>;ssid=101,</lwm2m/1/1>;ssid=102,</lwm2m/2/0>,\
+                 </lwm2m/3/0>,</lwm2m/21/0>,</lwm2m/65000/7>;ver=2.0,</other>;rt=\"oic.r\";obs";
+    let query = [
+        "ep=dev1",
+        "lwm2m=1.1",
+        "lt=60",
+        "b=U",
+        "bs=coaps://boot",
+        "pct=112",
+    ];
+    let reply = world.from_device(device, register_request(&query, links));
+    assert_eq!(reply.code, Code::CREATED);
+    let registration = world.server.registration("dev1").unwrap();
+    assert_eq!(registration.root_path, "/lwm2m");
+    assert_eq!(
+        registration.content_formats().collect::<Vec<_>>(),
+        [60, 110, 112, 11542, 11543]
+    );
+    let instances = registration.available_instances();
+    assert_eq!(instances[&1].iter().copied().collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(instances[&0].len(), 2);
+    assert_eq!(registration.object_version(1), Some("1.1"));
+    let servers: Vec<_> = registration
+        .object_paths()
+        .filter_map(|(at, link)| Some((at.to_string(), link.attribute("ssid")?.to_owned())))
+        .collect();
+    assert_eq!(
+        servers,
+        [
+            ("/1/0".to_owned(), "101".to_owned()),
+            ("/1/1".to_owned(), "102".to_owned())
+        ]
+    );
+    assert_eq!(registration.attributes["bs"], "coaps://boot");
+
+    // It is asked at its own path.
+    world.request(
+        "dev1",
+        Operation::Read {
+            path: path("/3/0/0"),
+        },
+    );
+    world.run_for(seconds(1));
+    let (_, request) = world.asked_of(device);
+    assert_eq!(request.path, ["lwm2m", "3", "0", "0"]);
+}
+
+#[test]
+fn a_version_that_is_not_spoken_here_is_refused_until_the_device_offers_one_that_is() {
+    let mut world = World::new();
+    let device = world.add_bare(1);
+    for (version, code) in [
+        ("lwm2m=1.2", Code::PRECONDITION_FAILED),
+        ("lwm2m=", Code::PRECONDITION_FAILED),
+        ("lwm2m=1.1", Code::CREATED),
+        ("lwm2m=1.0", Code::CREATED),
+    ] {
+        let reply = world.from_device(device, register_request(&["ep=dev1", version], LINKS));
+        assert_eq!(reply.code, code, "{version}");
+    }
+    assert_eq!(
+        world.server.registration("dev1").unwrap().version,
+        Version::V1_0
+    );
+}
+
+/// A fleet of like devices has one list of links in memory.
+#[test]
+fn like_devices_share_their_list() {
+    let mut world = World::new();
+    for number in 1..=3 {
+        let device = world.add_bare(number);
+        let endpoint = format!("ep=dev{number}");
+        let links = if number == 3 { "</3/0>" } else { LINKS };
+        world.from_device(device, register_request(&[&endpoint], links));
+    }
+    let links = |endpoint: &str| &world.server.registration(endpoint).unwrap().links;
+    assert!(std::sync::Arc::ptr_eq(links("dev1"), links("dev2")));
+    assert!(!std::sync::Arc::ptr_eq(links("dev1"), links("dev3")));
+    let stored: Vec<String> = world
+        .server
+        .registrations()
+        .map(|registration| serde_json::to_string(registration.as_ref()).unwrap())
+        .collect();
+    world.restart_server();
+    let now = world.now;
+    let restored = stored
+        .iter()
+        .map(|json| serde_json::from_str(json).unwrap());
+    world.server.restore(now, restored, []);
+    let links = |endpoint: &str| &world.server.registration(endpoint).unwrap().links;
+    assert!(std::sync::Arc::ptr_eq(links("dev1"), links("dev2")));
+    assert_eq!(world.server.registered(), 3);
 }

@@ -41,6 +41,11 @@ impl<T: AvroRecord> RecordReader<T> {
         })
     }
 
+    /// Whether the writer's data has the form of ours, byte for byte.
+    pub fn reads_as_written(&self) -> bool {
+        self.plan.is_none()
+    }
+
     /// Reads a datum (without the registry's header).
     pub fn read(&self, datum: &[u8]) -> Result<T, DecodeError> {
         match &self.plan {

@@ -618,3 +618,31 @@ proptest! {
         prop_assert_eq!(value_to_model(ty, &record, Some(value.value_type())), Ok(value));
     }
 }
+
+#[test]
+fn a_notification_written_from_borrowed_parts_is_the_same_datum() {
+    let whole = records::ResponseObserve {
+        ticket: "t1".to_owned(),
+        observation_id: "abcd".to_owned(),
+        server_id: "gw".to_owned(),
+        ep: "dev1".to_owned(),
+        path: "/3303/0/5700".to_owned(),
+        timestamp: 1_700_000_000_123,
+        rep: records::ResponsePayload {
+            code: records::ResponseCode::Content,
+            kind: records::RequestKind::Observe,
+            body: Some(records::ResponseBody::Generic("text".to_owned())),
+        },
+    };
+    let head = records::ObserveHead {
+        ticket: &whole.ticket,
+        observation_id: &whole.observation_id,
+        server_id: &whole.server_id,
+        ep: &whole.ep,
+        path: &whole.path,
+        timestamp: whole.timestamp,
+    };
+    let mut datum = Vec::new();
+    records::ResponseObserve::write_datum(head, &whole.rep, &mut datum);
+    assert_eq!(datum, records::AvroRecord::to_datum(&whole));
+}

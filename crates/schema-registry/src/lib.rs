@@ -28,13 +28,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use kafka::Cluster;
+use kafka::{Cluster, KafkaTlsArgs};
+use service::tls::ClientFiles as _;
 use service::{CancellationToken, Context};
 use tokio::task::JoinHandle;
 
 use crate::http::Api;
 use crate::registry::Operations;
 use crate::store::Store;
+
+/// The most connections at a time; more wait.
+const CONNECTIONS: usize = 256;
 
 /// The options of the schema registry.
 #[derive(clap::Args, Clone, Debug)]
@@ -45,9 +49,11 @@ pub struct Args {
     /// The Kafka brokers to start from, `host:port[,…]`
     #[arg(long, env = "KAFKA_BOOTSTRAP_SERVER", default_value = "127.0.0.1:9092")]
     pub kafka_bootstrap_server: String,
-    /// A file of Kafka client properties (`key=value`), for TLS and whatever else librdkafka takes
+    /// A file of Kafka client properties (`key=value`), by Java's names or librdkafka's: TLS and whatever else
     #[arg(long, env = "KAFKA_SSL_PROPERTIES_LOCATION", value_name = "FILE")]
     pub kafka_ssl_properties_location: Option<PathBuf>,
+    #[command(flatten)]
+    pub tls: KafkaTlsArgs,
     /// The topic that holds the schemas; made, compacted, where it is missing
     #[arg(long, env = "SCHEMA_REGISTRY_TOPIC", default_value = "_schemas")]
     pub schemas_topic: String,
@@ -68,6 +74,7 @@ impl Args {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             kafka_bootstrap_server: kafka_bootstrap_server.to_owned(),
             kafka_ssl_properties_location: None,
+            tls: KafkaTlsArgs::default(),
             schemas_topic: "_schemas".to_owned(),
             write_timeout_s: 10,
         }
@@ -88,6 +95,7 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
 /// A running registry.
 pub struct Registry {
     address: SocketAddr,
+    scheme: &'static str,
     store: Arc<Store>,
     shutdown: CancellationToken,
     reader: JoinHandle<()>,
@@ -102,9 +110,10 @@ impl Registry {
     pub async fn start(args: Args, context: Context) -> anyhow::Result<Self> {
         metrics::touch();
         let timeout = Duration::from_secs(args.write_timeout_s);
-        let cluster = Cluster::new(
+        let cluster = Cluster::with_tls(
             &args.kafka_bootstrap_server,
             args.kafka_ssl_properties_location.as_deref(),
+            args.tls.tls_files(),
         )?;
         let condition = context.health.condition("kafka");
         condition.fail(format!(
@@ -118,8 +127,8 @@ impl Registry {
             timeout,
             condition,
         )?);
-        let listener = service::admin::bind(args.listen, "--listen").await?;
-        let address = listener.local_addr()?;
+        let listener = context.listen(args.listen, "--listen", CONNECTIONS).await?;
+        let (address, scheme) = (listener.address(), listener.scheme());
         let router = http::router(Arc::new(Api {
             operations: Operations::new(Arc::clone(&store), timeout),
             cluster,
@@ -139,6 +148,7 @@ impl Registry {
         tracing::info!(%address, topic = args.schemas_topic, kafka = args.kafka_bootstrap_server, "listening");
         Ok(Self {
             address,
+            scheme,
             store,
             shutdown,
             reader,
@@ -153,7 +163,7 @@ impl Registry {
 
     /// Its base URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// Waits until the topic was read to its end.

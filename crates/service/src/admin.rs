@@ -14,7 +14,11 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
+use crate::tls::{self, Listener, ServerTls};
 use crate::{CancellationToken, Health};
+
+/// The most connections of the admin listener at a time.
+const CONNECTIONS: usize = 64;
 
 /// Routes that a service adds to its admin listener while it starts.
 #[derive(Clone, Default)]
@@ -43,13 +47,14 @@ struct AdminState {
 
 /// Binds the admin listener and serves it until `shutdown`; returns the address it got.
 pub(crate) async fn serve(
-    listen: SocketAddr,
+    (listen, tls): (SocketAddr, Option<ServerTls>),
     health: Health,
     routes: AdminRoutes,
     shutdown: CancellationToken,
 ) -> anyhow::Result<SocketAddr> {
-    let listener = bind(listen, "--admin-listen").await?;
-    let address = listener.local_addr()?;
+    let tcp = bind(listen, "--admin-listen").await?;
+    let listener = Listener::new(tcp, tls, CONNECTIONS)?;
+    let address = listener.address();
     let app = Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { "ok\n" }))
@@ -84,11 +89,17 @@ async fn metrics() -> Response {
 
 async fn readyz(State(state): State<AdminState>) -> Response {
     let failing = state.health.failing();
+    // Warnings are no reason to be restarted or left out: with the certificates from before all works.
+    let warnings = tls::warnings();
+    let mut body = json!({ "ready": failing.is_empty() });
+    if !warnings.is_empty() {
+        body["warnings"] = json!(warnings);
+    }
     if failing.is_empty() {
-        Json(json!({ "ready": true })).into_response()
+        Json(body).into_response()
     } else {
-        let body = Json(json!({ "ready": false, "failing": failing }));
-        (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+        body["failing"] = json!(failing);
+        (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
     }
 }
 

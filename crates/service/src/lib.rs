@@ -5,11 +5,13 @@
 //! the admin listener, and a [`CancellationToken`] that fires on SIGINT or SIGTERM.
 
 pub mod admin;
+pub mod auth;
 pub mod config;
 pub mod health;
 pub mod metrics;
 mod runtime;
 mod secret;
+pub mod tls;
 
 pub use health::{Condition, Health};
 pub use runtime::{Backoff, CommonArgs, Context, LogFormat, run};

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::admin::{self, AdminRoutes};
+use crate::tls::{Listener, ListenerTlsArgs, ServerTls};
 use crate::{CancellationToken, Health};
 
 /// The options that every service has.
@@ -42,6 +43,8 @@ pub struct CommonArgs {
     /// takes them with it even when it is killed
     #[arg(long, hide = true, global = true, num_args = 0..=1, require_equals = true, default_missing_value = "0", value_name = "SECONDS")]
     pub exit_with_stdin: Option<u64>,
+    #[command(flatten)]
+    pub tls: ListenerTlsArgs,
 }
 
 /// The form of log lines.
@@ -63,6 +66,7 @@ pub struct Context {
     /// Where the admin listener is.
     pub admin_address: SocketAddr,
     routes: AdminRoutes,
+    tls: Option<ServerTls>,
 }
 
 impl Context {
@@ -73,7 +77,34 @@ impl Context {
             health: Health::default(),
             admin_address: SocketAddr::from(([127, 0, 0, 1], 0)),
             routes: AdminRoutes::default(),
+            tls: None,
         }
+    }
+
+    /// The same with TLS for its listeners.
+    pub fn with_tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// TLS of this process's listeners, where the operator gave it a certificate.
+    pub fn listener_tls(&self) -> Option<&ServerTls> {
+        self.tls.as_ref()
+    }
+
+    /// Binds a listener for `axum::serve` that takes at most `connections` at a time; over TLS where the operator gave a
+    /// certificate. `option` is the one to name when the port is taken.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub async fn listen(
+        &self,
+        listen: SocketAddr,
+        option: &str,
+        connections: usize,
+    ) -> anyhow::Result<Listener> {
+        let tcp = admin::bind(listen, option).await?;
+        Ok(Listener::new(tcp, self.tls.clone(), connections)?)
     }
 
     /// Adds routes to the admin listener.
@@ -120,8 +151,10 @@ where
     let routes = AdminRoutes::default();
     // The admin listener goes last: it still answers while the service drains.
     let admin_stop = CancellationToken::new();
+    let tls = common.tls.open()?;
+    let admin_tls = tls.clone().filter(|_| common.tls.admin_tls);
     let admin_address = admin::serve(
-        common.admin_listen,
+        (common.admin_listen, admin_tls),
         health.clone(),
         routes.clone(),
         admin_stop.clone(),
@@ -137,6 +170,7 @@ where
         health,
         admin_address,
         routes,
+        tls,
     };
     let mut work = Box::pin(service(context));
     tokio::select! {

@@ -351,17 +351,12 @@ fn now_ms() -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::net::SocketAddr;
-
-    use embedded_kafka::{Broker, BrokerConfig};
-    use kafka::{Cluster, Producer, ProducerSettings, RecordEncoder, SchemaRegistry};
+    use kafka::{Producer, ProducerSettings, RecordEncoder};
     use records::{
         AvroResource, ReadContent, RequestKind, ResourceKind, ResourceType, ResourceValue,
         ResponseBody, ResponseCode, ResponsePayload,
     };
-    use schema_registry::Registry;
-    use service::Context;
+    use std::io::Write;
 
     use super::*;
     use crate::aggregate::Aggregate;
@@ -411,22 +406,14 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_full_disk_holds_the_batch_and_does_not_print_it_twice() {
-        let folder = tempfile::tempdir().unwrap();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let broker = Broker::start(BrokerConfig::new(any, folder.path().join("kafka")));
-        let broker = broker.await.unwrap();
-        let bootstrap = broker.local_addr().to_string();
-        let registry = schema_registry::Args::on_free_port(&bootstrap);
-        let registry = Registry::start(registry, Context::detached())
-            .await
-            .unwrap();
-        registry.loaded().await;
-        let client = SchemaRegistry::new(&registry.url()).unwrap();
-        let cluster = Cluster::new(&bootstrap, None).unwrap();
+        let site = site::Site::start().await;
+        let folder = site.folder();
+        let client = site.registry.client();
+        let cluster = site.cluster();
         let producer = Producer::new(&cluster, &ProducerSettings::default()).unwrap();
 
         let console = Console::default();
-        let store = Store::open(&folder.path().join("state.db"), 60_000, 1_000).unwrap();
+        let store = Store::open(&folder.join("state.db"), 60_000, 1_000).unwrap();
         let mut worker = Worker::new(
             Aggregate::new(console.clone()),
             Settings::new(Duration::from_secs(60)).unwrap(),

@@ -31,7 +31,7 @@ async fn what_is_no_reading_of_now_is_skipped_and_counted() {
     let site = Site::start().await;
     let running = site.run("temperature --grace 60");
     let path = "/3303/0/5700";
-    site.value("sensor", path, 0, 20.0).await;
+    site.reads("sensor", path, 0, 20.0).await;
     for value in [
         ResourceValue::Double(f64::NAN),
         ResourceValue::Double(f64::INFINITY),
@@ -63,17 +63,17 @@ async fn what_is_no_reading_of_now_is_skipped_and_counted() {
         },
     )));
     site.observe(&object).await;
-    site.produce("sensor", None, None).await;
+    site.put("sensor", None, None).await;
 
     // Stream time goes on by two minutes: the first window's end and its grace of one are past.
-    site.value("sensor", path, 89_999, 20.5).await;
-    site.value("sensor", path, 29_000, 30.0).await;
-    site.value("sensor", path, 90_000, 20.0).await;
-    site.value("sensor", path, 29_500, 99.0).await;
+    site.reads("sensor", path, 89_999, 20.5).await;
+    site.reads("sensor", path, 29_000, 30.0).await;
+    site.reads("sensor", path, 90_000, 20.0).await;
+    site.reads("sensor", path, 29_500, 99.0).await;
     let marker = observation("last", path, t0() + 90_000, ResourceValue::Long(i64::MIN));
     site.observe(&marker).await;
     let output = "analytics.demo.observations.maxper30sec";
-    testkit::wait_for(crate::support::PATIENCE, "the last", async || {
+    testkit::wait_for(site::PATIENCE, "the last", async || {
         let maxima = site.maxima(output).await;
         anyhow::ensure!(maxima.iter().any(|m| m.record.ep == "last"));
         Ok(())

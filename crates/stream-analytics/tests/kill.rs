@@ -17,7 +17,9 @@ use clap::Parser;
 use stream_analytics::Args;
 use testkit::{Child, Launch, wait_for};
 
-use crate::support::{INPUT, OUTPUT, PATIENCE, Site, counted};
+use site::PATIENCE;
+
+use crate::support::{INPUT, OUTPUT, Site, counted};
 
 const AS_SERVICE: &str = "STREAM_ANALYTICS_TEST_SERVICE";
 
@@ -48,7 +50,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn spawn(site: &Site, analytic: &str, run: usize) -> Child {
-    let folder = site.folder.path();
+    let folder = site.folder();
     let data = folder.join("analytics");
     Launch::new(
         format!("{analytic}-{run}"),
@@ -61,9 +63,9 @@ fn spawn(site: &Site, analytic: &str, run: usize) -> Child {
         "--input-topic",
         INPUT,
         "--kafka-bootstrap-server",
-        &site.bootstrap,
+        site.bootstrap(),
         "--kafka-schema-registry-url",
-        &site.registry_url,
+        site.registry_url(),
         analytic,
     ])
     .spawn(&folder.join(format!("{analytic}-{run}.log")))
@@ -96,7 +98,7 @@ async fn killed_processes_lose_and_double_nothing() {
         for i in 0..PER_ROUND {
             // Rising, so that every reading is a new maximum; all within one window.
             let at = round * PER_ROUND + i;
-            site.value("sensor", "/3303/0/5700", at, at as f64).await;
+            site.reads("sensor", "/3303/0/5700", at, at as f64).await;
         }
         if round + 1 < ROUNDS {
             // A different moment each time; the member that died holds its place in the group for 10 s more, while

@@ -8,24 +8,31 @@ use coap::Peer;
 /// The largest datagram there is: no peer can have one cut short here.
 const MAX_DATAGRAM: usize = 65_535;
 
+/// From one slot to the next. Not a power of two: the beginnings of all slots would share one set of the processor's
+/// caches.
+const STRIDE: usize = MAX_DATAGRAM + 1 + 5 * 64;
+
+/// The most datagrams that one call to the system takes.
+pub(crate) const MAX_AT_ONCE: usize = 64;
+
 /// The datagrams of one wake-up, in one buffer that is used again and again.
 ///
-/// Bounds: as many datagrams as asked for (64 by default), and as many bytes as fit the buffer of 256 KiB; at least one either way.
+/// Bounds: as many datagrams as asked for, 64 by default and at most. Each has a slot of 64 KiB of address space; memory
+/// is taken by what was received only, so some hundred KiB of small datagrams.
 pub struct Batch {
     buffer: Box<[u8]>,
-    used: usize,
     datagrams: Vec<(Peer, std::ops::Range<usize>)>,
     max_datagrams: usize,
 }
 
 impl Batch {
-    /// A batch for at most so many datagrams; 0 counts as 1.
+    /// A batch for at most so many datagrams; 0 counts as 1, more than 64 as 64.
     pub fn new(max_datagrams: usize) -> Batch {
-        let max_datagrams = max_datagrams.max(1);
+        let max_datagrams = max_datagrams.clamp(1, MAX_AT_ONCE);
         Batch {
-            buffer: vec![0; 256 << 10].into(),
-            used: 0,
-            datagrams: Vec::with_capacity(max_datagrams.min(1024)),
+            // Zeroes from the system: no page is there before it is written to.
+            buffer: vec![0; max_datagrams * STRIDE].into(),
+            datagrams: Vec::with_capacity(max_datagrams),
             max_datagrams,
         }
     }
@@ -40,27 +47,33 @@ impl Batch {
         self.datagrams.is_empty()
     }
 
+    /// Does it hold as many as it can? Then more may be ready.
+    pub fn is_full(&self) -> bool {
+        self.datagrams.len() >= self.max_datagrams
+    }
+
     /// Its datagrams in the order of their arrival, and who sent them.
     pub fn iter(&self) -> impl Iterator<Item = (Peer, &[u8])> {
         self.into_iter()
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.used = 0;
+    /// Forgets its datagrams.
+    pub fn clear(&mut self) {
         self.datagrams.clear();
     }
 
-    /// Room for a datagram of any size; `None` if the batch is full.
-    pub(crate) fn room(&mut self) -> Option<&mut [u8]> {
-        let free = self.buffer.get_mut(self.used..)?;
-        (self.datagrams.len() < self.max_datagrams && free.len() >= MAX_DATAGRAM).then_some(free)
+    /// Its slots, of an empty batch: room for a datagram of any size each.
+    pub(crate) fn slots(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        self.buffer
+            .chunks_exact_mut(STRIDE)
+            .take(self.max_datagrams)
     }
 
-    /// Keeps the datagram that was put into the first bytes of `room`.
+    /// Keeps the datagram that was put into the first bytes of the next slot.
     pub(crate) fn push(&mut self, from: SocketAddr, len: usize) {
-        let range = self.used..self.used + len;
-        self.used = range.end;
-        self.datagrams.push((Peer::plain(from), range));
+        let start = self.datagrams.len() * STRIDE;
+        self.datagrams
+            .push((Peer::plain(from), start..start + len.min(STRIDE)));
     }
 }
 
@@ -74,8 +87,7 @@ impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch")
             .field("datagrams", &self.datagrams.len())
-            .field("bytes", &self.used)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

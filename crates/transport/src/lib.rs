@@ -1,4 +1,4 @@
-//! UDP sockets that carry the datagrams of a CoAP state machine: in by the batch, out by the queue.
+//! UDP sockets, with DTLS or without, that carry the datagrams of a CoAP state machine: in by the batch, out by the queue.
 //!
 //! A service's loop is the same whatever the machine is:
 //!
@@ -27,7 +27,10 @@
 //! There is no trait for machines: they differ in what time is to them, and the loop above is all they share.
 
 mod batch;
+mod dtls;
+mod many;
 mod udp;
 
 pub use batch::{Batch, Iter};
+pub use dtls::{DtlsClient, DtlsServer, Incoming, Link};
 pub use udp::{BindError, SendReport, Stats, UdpConfig, UdpTransport};

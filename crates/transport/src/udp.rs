@@ -3,15 +3,21 @@
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use coap::Transmit;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce, SndBuf, SndBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use crate::Batch;
+use crate::batch::MAX_AT_ONCE;
+use crate::many::{receive_many, send_many};
 
 /// How long one datagram may wait for room in the socket's send buffer before it is given up, as the network might.
 const SEND_PATIENCE: Duration = Duration::from_secs(1);
@@ -19,9 +25,10 @@ const SEND_PATIENCE: Duration = Duration::from_secs(1);
 /// Settings of a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UdpConfig {
-    /// SO_RCVBUF in bytes; the kernel cuts it at `net.core.rmem_max`. Default 8 MiB: some 10 000 small datagrams that wait.
+    /// SO_RCVBUF in bytes; the kernel cuts it at `net.core.rmem_max` unless the process may administer the network
+    /// (CAP_NET_ADMIN). Default 8 MiB: some 10 000 small datagrams that wait.
     pub receive_buffer: usize,
-    /// SO_SNDBUF in bytes; the kernel cuts it at `net.core.wmem_max`. Default 4 MiB.
+    /// SO_SNDBUF in bytes; the kernel cuts it at `net.core.wmem_max` likewise. Default 4 MiB.
     pub send_buffer: usize,
     /// The setting that a person changes to take another port, as it appears in messages. Default `--port`.
     pub port_setting: String,
@@ -117,6 +124,8 @@ pub struct UdpTransport {
     socket: UdpSocket,
     is_v6: bool,
     counters: Counters,
+    /// What one call to the system sends, kept for its memory: at most [`MAX_AT_ONCE`], empty between calls.
+    together: Mutex<Vec<Transmit>>,
 }
 
 #[derive(Debug, Default)]
@@ -172,57 +181,60 @@ impl UdpTransport {
     /// Waits for a datagram, and takes all that are ready, as many as the batch holds. What the batch held before is gone.
     /// Cancel safe. An error is one of the socket itself, not of a datagram.
     pub async fn recv_batch(&self, batch: &mut Batch) -> io::Result<()> {
-        batch.clear();
         loop {
             self.socket.readable().await?;
-            while let Some(room) = batch.room() {
-                match self.socket.try_recv_from(room) {
-                    Ok((len, from)) => {
-                        batch.push(canonical(from), len);
-                        self.counters.received.fetch_add(1, Relaxed);
-                        self.counters.received_bytes.fetch_add(len as u64, Relaxed);
-                    }
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    // An ICMP message about a datagram sent earlier, or an interrupted call: the socket itself is fine.
-                    Err(error) if is_about_a_peer(&error) => {
-                        self.counters.receive_errors.fetch_add(1, Relaxed);
-                    }
-                    // What was received first is handed out first; the error comes again if it lasts.
-                    Err(_) if !batch.is_empty() => break,
-                    Err(error) => return Err(error),
-                }
-            }
-            if !batch.is_empty() {
+            if self.try_recv_batch(batch)? {
                 return Ok(());
             }
         }
     }
 
-    /// Sends datagrams in order, waiting where the send buffer is full, a second for one datagram at most. Never fails as a
-    /// whole: what cannot be sent is counted, and is lost as it could be on the way.
+    /// As [`UdpTransport::recv_batch`], without waiting; `false` where nothing was there.
+    pub fn try_recv_batch(&self, batch: &mut Batch) -> io::Result<bool> {
+        batch.clear();
+        let received = self.socket.try_io(Interest::READABLE, || {
+            receive_many(&self.socket, self.is_v6, batch)
+        });
+        match received {
+            Ok(bytes) => {
+                let count = batch.len() as u64;
+                self.counters.received.fetch_add(count, Relaxed);
+                self.counters.received_bytes.fetch_add(bytes, Relaxed);
+                Ok(count > 0)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            // An ICMP message about a datagram sent earlier, or an interrupted call: the socket itself is fine.
+            Err(error) if is_about_a_peer(&error) => {
+                self.counters.receive_errors.fetch_add(1, Relaxed);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends datagrams in order, many with one call to the system, waiting where the send buffer is full, a second for one
+    /// datagram at most. Never fails as a whole: what cannot be sent is counted, and is lost as it could be on the way.
     pub async fn send_all(&self, transmits: impl IntoIterator<Item = Transmit>) -> SendReport {
         let mut report = SendReport::default();
-        for transmit in transmits {
-            if transmit.to.session != 0 {
-                report.not_plain += 1;
-                continue;
-            }
-            match self
-                .send(self.reachable(transmit.to.addr), &transmit.payload)
-                .await
+        let mut together = std::mem::take(&mut *self.together());
+        let mut transmits = transmits.into_iter();
+        loop {
+            together.clear();
+            while together.len() < MAX_AT_ONCE
+                && let Some(transmit) = transmits.next()
             {
-                Ok(()) => {
-                    report.sent += 1;
-                    self.counters
-                        .sent_bytes
-                        .fetch_add(transmit.payload.len() as u64, Relaxed);
-                }
-                Err(error) => {
-                    tracing::debug!(to = %transmit.to, %error, "datagram not sent");
-                    report.failed += 1;
+                if transmit.to.session == 0 {
+                    together.push(transmit);
+                } else {
+                    report.not_plain += 1;
                 }
             }
+            if together.is_empty() {
+                break;
+            }
+            self.send_together(&together, &mut report).await;
         }
+        *self.together() = together;
         self.counters.sent.fetch_add(report.sent, Relaxed);
         self.counters.send_errors.fetch_add(report.failed, Relaxed);
         self.counters.not_plain.fetch_add(report.not_plain, Relaxed);
@@ -251,33 +263,43 @@ impl UdpTransport {
         }
     }
 
-    async fn send(&self, to: SocketAddr, payload: &[u8]) -> io::Result<()> {
+    async fn send_together(&self, mut rest: &[Transmit], report: &mut SendReport) {
         let mut refused = false;
-        loop {
-            match self.socket.try_send_to(payload, to) {
-                Ok(_) => return Ok(()),
+        while let [first, behind @ ..] = rest {
+            let sent = self.socket.try_io(Interest::WRITABLE, || {
+                send_many(&self.socket, self.is_v6, rest)
+            });
+            let error = match sent {
+                Ok(count) => {
+                    let (gone, left) = rest.split_at(count.clamp(1, rest.len()));
+                    let bytes: usize = gone.iter().map(|transmit| transmit.payload.len()).sum();
+                    self.counters.sent_bytes.fetch_add(bytes as u64, Relaxed);
+                    report.sent += gone.len() as u64;
+                    (rest, refused) = (left, false);
+                    continue;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    timeout(SEND_PATIENCE, self.socket.writable())
-                        .await
-                        .map_err(|_| {
-                            io::Error::new(ErrorKind::TimedOut, "no room in the send buffer")
-                        })??;
+                    match timeout(SEND_PATIENCE, self.socket.writable()).await {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(error)) => error,
+                        Err(_) => io::Error::new(ErrorKind::TimedOut, "no room in the send buffer"),
+                    }
                 }
                 // News of an earlier datagram to a closed port comes as the result of this one, once.
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused && !refused => {
-                    refused = true
+                    refused = true;
+                    continue;
                 }
-                Err(error) => return Err(error),
-            }
+                Err(error) => error,
+            };
+            tracing::debug!(to = %first.to, %error, "datagram not sent");
+            report.failed += 1;
+            (rest, refused) = (behind, false);
         }
     }
 
-    /// A dual-stack socket reaches IPv4 by mapped addresses.
-    fn reachable(&self, to: SocketAddr) -> SocketAddr {
-        match to {
-            SocketAddr::V4(v4) if self.is_v6 => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
-            to => to,
-        }
+    fn together(&self) -> std::sync::MutexGuard<'_, Vec<Transmit>> {
+        self.together.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -292,8 +314,12 @@ fn open(address: SocketAddr, config: &UdpConfig) -> io::Result<UdpTransport> {
     }
     // Wishes: a system that grants less still works.
     for error in [
-        socket.set_recv_buffer_size(config.receive_buffer).err(),
-        socket.set_send_buffer_size(config.send_buffer).err(),
+        setsockopt(&socket, RcvBufForce, &config.receive_buffer)
+            .or_else(|_| setsockopt(&socket, RcvBuf, &config.receive_buffer))
+            .err(),
+        setsockopt(&socket, SndBufForce, &config.send_buffer)
+            .or_else(|_| setsockopt(&socket, SndBuf, &config.send_buffer))
+            .err(),
     ]
     .into_iter()
     .flatten()
@@ -313,6 +339,7 @@ fn open(address: SocketAddr, config: &UdpConfig) -> io::Result<UdpTransport> {
         socket,
         is_v6: address.is_ipv6(),
         counters: Counters::default(),
+        together: Mutex::default(),
     })
 }
 
@@ -327,14 +354,6 @@ fn bind_error(address: SocketAddr, config: &UdpConfig, source: io::Error) -> Bin
         ErrorKind::PermissionDenied => BindError::NotPermitted { port, setting },
         ErrorKind::AddrNotAvailable => BindError::NotHere { ip: address.ip() },
         _ => BindError::Io { address, source },
-    }
-}
-
-/// One peer has one address, whichever kind of socket heard it.
-fn canonical(from: SocketAddr) -> SocketAddr {
-    match from.ip().to_canonical() {
-        IpAddr::V4(ip) => (ip, from.port()).into(),
-        IpAddr::V6(_) => from,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Sockets on this machine.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on ends")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -105,6 +107,37 @@ async fn a_closed_port_and_an_impossible_datagram_harm_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_flood_is_taken_and_answered_in_batches_with_nobody_mixed_up() {
+    let server = bind(HERE);
+    let target = Peer::plain(server.local_addr().unwrap());
+    let devices: Vec<UdpTransport> = (0..100).map(|_| bind(HERE)).collect();
+    for (number, device) in (0..100_u8).zip(&devices) {
+        device.send_all([to(target, vec![number; 20])]).await;
+    }
+    let mut batch = Batch::default();
+    let mut answers = Vec::new();
+    assert!(
+        server.try_recv_batch(&mut batch).is_ok(),
+        "it does not wait"
+    );
+    while answers.len() < 100 {
+        for (from, datagram) in &batch {
+            answers.push(to(from, vec![datagram[0]; 3]));
+        }
+        if answers.len() < 100 {
+            server.recv_batch(&mut batch).await.unwrap();
+        }
+    }
+    assert_eq!(server.send_all(answers).await.sent, 100);
+    for (number, device) in (0..100_u8).zip(&devices) {
+        device.recv_batch(&mut batch).await.unwrap();
+        let all: Vec<_> = batch.iter().collect();
+        assert_eq!(all, [(target, &[number; 3][..])]);
+    }
+    assert!(!server.try_recv_batch(&mut batch).unwrap() && batch.is_empty());
+}
+
+#[tokio::test]
 async fn waiting_ends_at_the_deadline() {
     let a = bind(HERE);
     let start = Instant::now();
@@ -159,7 +192,16 @@ async fn a_socket_for_all_addresses_knows_an_ipv4_peer_by_its_ipv4_address() {
 
 #[tokio::test]
 async fn two_endpoints_talk_through_it() {
-    let (client, server) = (bind(HERE), bind(HERE));
+    two_endpoints_talk(bind(HERE), bind(HERE)).await;
+}
+
+#[tokio::test]
+async fn two_endpoints_talk_over_ipv6() {
+    let here = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+    two_endpoints_talk(bind(here), bind(here)).await;
+}
+
+async fn two_endpoints_talk(client: UdpTransport, server: UdpTransport) {
     let target = Peer::plain(server.local_addr().unwrap());
     let serving = tokio::spawn(async move {
         let mut endpoint = Endpoint::new(Config::default(), [1; 32]);

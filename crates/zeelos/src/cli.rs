@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use service::CommonArgs;
 
-use crate::{client, services, up};
+use crate::{access, client, security, services, up};
 
 /// LwM2M devices, Kafka and the cloud, joined.
 #[derive(Parser, Debug)]
@@ -27,6 +27,16 @@ pub(crate) enum Command {
     Consume(client::ConsumeArgs),
     /// List, create, describe and delete topics
     Topics(client::TopicsArgs),
+    /// List, show and send back records that could not be processed
+    Dlq(client::DlqArgs),
+    /// Make, renew and list certificates: one CA, one for each role and gateway
+    Certs(security::CertsArgs),
+    /// Print and apply Kafka's access rules for each role and gateway
+    Acls(security::AclsArgs),
+    /// Make users of the web interfaces
+    Users(access::UsersArgs),
+    /// Make bearer tokens of the web interfaces
+    Token(access::TokenArgs),
     #[command(flatten)]
     Service(services::Service),
     /// Print a completion script for a shell
@@ -46,6 +56,11 @@ impl Command {
             // There Ctrl-C is how one ends it.
             Self::Consume(args) => client::block_on(args.run(), ExitCode::SUCCESS),
             Self::Topics(args) => client::block_on(args.run(), interrupted),
+            Self::Dlq(args) => client::block_on(args.run(), interrupted),
+            Self::Certs(args) => args.run(),
+            Self::Acls(args) => client::block_on(args.run(), interrupted),
+            Self::Users(args) => args.run(),
+            Self::Token(args) => args.run(),
             Self::Service(service) => service.run(common).map(|()| ExitCode::SUCCESS),
             Self::Completion { shell } => {
                 let mut script = Vec::new();
@@ -68,6 +83,9 @@ pub(crate) fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("send", anywhere)
         .mut_subcommand("topics", anywhere)
+        .mut_subcommand("dlq", anywhere)
+        .mut_subcommand("certs", anywhere)
+        .mut_subcommand("acls", anywhere)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The `zeelos` program: every service by name, `up` for the whole path on one machine, and the tools around them.
 
+mod access;
 mod cli;
 mod client;
 mod names;
+mod security;
 mod services;
 mod up;
 

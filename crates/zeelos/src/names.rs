@@ -8,8 +8,9 @@ use clap::CommandFactory as _;
 use crate::cli::Cli;
 
 /// The original's options with one dash and several letters, which become two-dash options.
-const SHORT_WORDS: [&str; 11] = [
-    "-lh", "-lp", "-slh", "-slp", "-wp", "-mdns", "-pos", "-sf", "-wh", "-ml", "-msec",
+const SHORT_WORDS: [&str; 13] = [
+    "-lh", "-lp", "-slh", "-slp", "-wp", "-mdns", "-pos", "-sf", "-wh", "-ml", "-msec", "-ks",
+    "-ksp",
 ];
 
 /// The process's arguments, with two additions: called by a service's name (a link `leshan-server-kafka` to this

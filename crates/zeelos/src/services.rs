@@ -20,6 +20,8 @@ pub(crate) enum Service {
     EmbeddedKafka(Box<embedded_kafka::Args>),
     /// A schema registry with Confluent's REST API, kept in the topic _schemas
     SchemaRegistry(Box<schema_registry::Args>),
+    /// Show topics' offsets and consumer groups' lags as metrics, by kafka_exporter's names
+    KafkaExporter(Box<kafka_exporter::Args>),
 }
 
 impl Service {
@@ -49,6 +51,9 @@ impl Service {
             }),
             Self::SchemaRegistry(args) => run("schema-registry", common, |context| {
                 Box::pin(schema_registry::run(*args, context))
+            }),
+            Self::KafkaExporter(args) => run("kafka-exporter", common, |context| {
+                Box::pin(kafka_exporter::run(*args, context))
             }),
         }
     }

@@ -89,13 +89,28 @@ impl Service {
         &mut self.child
     }
 
-    /// Kills it as a crash would, starts it again with the same arguments in the same folder, and waits until it is ready.
+    /// Kills it as a crash would.
+    pub fn crash(&mut self) {
+        self.child.kill();
+    }
+
+    /// Starts it again with the same arguments in the same folder, and does not wait.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.child.kill();
+        self.child = self.launch.spawn(&self.dir.path().join("log"))?;
+        Ok(())
+    }
+
+    /// [`Service::crash`], [`Service::restart`], and waits until it is ready.
     ///
     /// # Errors
     /// As [`Service::start`].
     pub async fn crash_and_restart(&mut self) -> anyhow::Result<()> {
-        self.child.kill();
-        self.child = self.launch.spawn(&self.dir.path().join("log"))?;
+        self.crash();
+        self.restart()?;
         self.ready().await
     }
 }

@@ -1,11 +1,16 @@
 //! Every decoder's fuzz entry by name, with a seed corpus each: replayed by a test, and run by cargo-fuzz.
 //!
 //! `corpus/<target>/` holds small inputs of our own making. The test beside this replays them, cut and changed, on
-//! stable Rust. For a longer run, with a nightly toolchain and cargo-fuzz:
+//! stable Rust. For a longer run, on stable Rust as well, or with a nightly toolchain and cargo-fuzz:
 //!
 //! ```text
+//! cargo run --release -p fuzz --bin long -- 600 decode_tlv
 //! ZEELOS_FUZZ_TARGET=decode_tlv cargo fuzz run --fuzz-dir tests/fuzz/cargo-fuzz any tests/fuzz/corpus/decode_tlv
 //! ```
+
+mod mutate;
+
+pub use mutate::Mutator;
 
 /// A fuzz entry: takes anything, must not panic.
 pub type Target = fn(&[u8]);
@@ -18,6 +23,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("decode_binding", lwm2m::fuzz::decode_binding),
     ("decode_cbor", lwm2m_codec::fuzz::decode_cbor),
     ("decode_ddf", lwm2m_model::fuzz::decode_ddf),
+    ("decode_dtls_handshake", dtls::fuzz::decode_dtls_handshake),
     ("decode_frame", records::fuzz::decode_frame),
     (
         "decode_kafka_request",
@@ -34,8 +40,10 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("decode_request", records::fuzz::decode_request),
     ("decode_senml_cbor", lwm2m_codec::fuzz::decode_senml_cbor),
     ("decode_senml_json", lwm2m_codec::fuzz::decode_senml_json),
+    ("decode_target", lwm2m::fuzz::decode_target),
     ("decode_text", lwm2m_codec::fuzz::decode_text),
     ("decode_tlv", lwm2m_codec::fuzz::decode_tlv),
+    ("dtls_datagrams", dtls::fuzz::dtls_datagrams),
     ("parse_path", lwm2m_model::fuzz::parse_path),
     ("parse_schema", records::fuzz::parse_schema),
     ("parse_topic", records::fuzz::parse_topic),

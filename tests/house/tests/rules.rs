@@ -9,8 +9,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const PURE: [&str; 6] = [
+const PURE: [&str; 7] = [
     "coap",
+    "dtls",
     "lwm2m-model",
     "lwm2m-codec",
     "lwm2m",

@@ -1,7 +1,11 @@
 import java.io.BufferedReader;
+import java.io.IOException;
 import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Date;
 import java.util.List;
 import java.util.Map;
@@ -9,6 +13,7 @@ import java.util.TreeMap;
 import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
 
 import org.eclipse.leshan.client.LeshanClient;
 import org.eclipse.leshan.client.LeshanClientBuilder;
@@ -18,6 +23,7 @@ import org.eclipse.leshan.client.object.Server;
 import org.eclipse.leshan.client.observer.LwM2mClientObserverAdapter;
 import org.eclipse.leshan.client.resource.BaseInstanceEnabler;
 import org.eclipse.leshan.client.resource.ObjectsInitializer;
+import org.eclipse.leshan.client.send.ManualDataSender;
 import org.eclipse.leshan.client.servers.LwM2mServer;
 import org.eclipse.leshan.core.ResponseCode;
 import org.eclipse.leshan.core.model.ObjectLoader;
@@ -26,20 +32,29 @@ import org.eclipse.leshan.core.model.ResourceModel;
 import org.eclipse.leshan.core.model.ResourceModel.Operations;
 import org.eclipse.leshan.core.model.ResourceModel.Type;
 import org.eclipse.leshan.core.model.StaticModel;
+import org.eclipse.leshan.core.node.LwM2mPath;
 import org.eclipse.leshan.core.node.LwM2mResource;
+import org.eclipse.leshan.core.request.ContentFormat;
 import org.eclipse.leshan.core.request.DeregisterRequest;
 import org.eclipse.leshan.core.request.RegisterRequest;
 import org.eclipse.leshan.core.request.UpdateRequest;
 import org.eclipse.leshan.core.request.argument.Arguments;
 import org.eclipse.leshan.core.response.ExecuteResponse;
 import org.eclipse.leshan.core.response.ReadResponse;
+import org.eclipse.leshan.core.response.SendResponse;
 import org.eclipse.leshan.core.response.WriteResponse;
+import org.eclipse.leshan.core.util.Hex;
 import org.eclipse.leshan.transport.californium.client.endpoint.CaliforniumClientEndpointsProvider;
 import org.eclipse.leshan.transport.californium.client.endpoint.coap.CoapClientProtocolProvider;
+import org.eclipse.leshan.transport.californium.client.endpoint.coaps.CoapsClientProtocolProvider;
 
 /**
- * A device for tests: {@code TestClient <server uri> <endpoint> <lifetime, s>}. It prints a line for each
- * event, and takes the commands {@code set <object>/<instance>/<resource> <number>}, {@code update} and {@code deregister}.
+ * A device for tests: {@code TestClient <server uri> <endpoint> <lifetime, s> [<name>=<value> …]}. It prints a line for
+ * each event, and takes the commands {@code set <object>/<instance>/<resource> <number>}, {@code collect <path> …},
+ * {@code send <content format> [<path> …]}, {@code update} and {@code deregister}.
+ *
+ * <p>Settings: {@code psk=<identity>:<key, hex>}; {@code cert}, {@code key} and {@code server}, files in DER with the
+ * device's certificate, its PKCS#8 key and the server's certificate; {@code queue=true}.
  */
 public final class TestClient {
     private static final int SERVER_ID = 123;
@@ -51,9 +66,15 @@ public final class TestClient {
         List<ObjectModel> models = new ArrayList<>(ObjectLoader.loadDefault());
         models.add(temperatureModel());
 
+        Map<String, String> settings = new TreeMap<>();
+        for (int i = 3; i < args.length; i++) {
+            String[] words = args[i].split("=", 2);
+            settings.put(words[0], words[1]);
+        }
+
         Temperature[] sensors = {new Temperature(0), new Temperature(1)};
         ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(models));
-        objects.setInstancesForObject(0, Security.noSec(uri, SERVER_ID));
+        objects.setInstancesForObject(0, security(uri, settings));
         objects.setInstancesForObject(1, new Server(SERVER_ID, Long.parseLong(args[2])));
         objects.setInstancesForObject(DEVICE, new Device());
         objects.setInstancesForObject(TEMPERATURE, sensors);
@@ -62,12 +83,16 @@ public final class TestClient {
         DefaultRegistrationEngineFactory engine = new DefaultRegistrationEngineFactory();
         engine.setRetryWaitingTimeInMs(1_000);
         engine.setRequestTimeoutInMs(10_000);
+        engine.setQueueMode(settings.containsKey("queue"));
 
         LeshanClientBuilder builder = new LeshanClientBuilder(args[1]);
         builder.setObjects(objects.createAll());
         builder.setRegistrationEngineFactory(engine);
         builder.setEndpointsProviders(
-                new CaliforniumClientEndpointsProvider.Builder(new CoapClientProtocolProvider()).build());
+                new CaliforniumClientEndpointsProvider.Builder(
+                        new CoapClientProtocolProvider(), new CoapsClientProtocolProvider()).build());
+        ManualDataSender collected = new ManualDataSender();
+        builder.setDataSenders(collected);
         LeshanClient client = builder.build();
         client.addObserver(new Events());
         client.start();
@@ -90,6 +115,13 @@ public final class TestClient {
                     double value = Double.parseDouble(words[4]);
                     clock.execute(() -> sensors[instance].fix(value));
                     break;
+                case "collect":
+                    collected.collectData(paths(line).stream().map(LwM2mPath::new).collect(Collectors.toList()));
+                    say("collected");
+                    break;
+                case "send":
+                    send(client, collected, ContentFormat.fromName(words[1]), paths(line));
+                    break;
                 case "update":
                     client.triggerRegistrationUpdate();
                     break;
@@ -102,6 +134,37 @@ public final class TestClient {
         }
         client.destroy(true);
         clock.shutdownNow();
+    }
+
+    private static Security security(String uri, Map<String, String> settings) throws IOException {
+        if (settings.containsKey("psk")) {
+            String[] words = settings.get("psk").split(":");
+            byte[] identity = words[0].getBytes(StandardCharsets.UTF_8);
+            return Security.psk(uri, SERVER_ID, identity, Hex.decodeHex(words[1].toCharArray()));
+        }
+        if (settings.containsKey("cert")) {
+            return Security.x509(uri, SERVER_ID, Files.readAllBytes(Path.of(settings.get("cert"))),
+                    Files.readAllBytes(Path.of(settings.get("key"))),
+                    Files.readAllBytes(Path.of(settings.get("server"))));
+        }
+        return Security.noSec(uri, SERVER_ID);
+    }
+
+    private static List<String> paths(String line) {
+        return Arrays.stream(line.split(" ")).filter(word -> word.startsWith("/")).collect(Collectors.toList());
+    }
+
+    /** Sends what was collected with its times where no path is given, else what the paths have now. */
+    private static void send(LeshanClient client, ManualDataSender collected, ContentFormat format, List<String> paths)
+            throws Exception {
+        LwM2mServer server = client.getRegisteredServers().values().iterator().next();
+        if (paths.isEmpty()) {
+            collected.sendCollectedData(server, format, 10_000, false);
+            say("sent");
+            return;
+        }
+        SendResponse response = client.getSendService().sendData(server, format, paths, 10_000);
+        say(response == null ? "send failed by time-out" : "sent " + response.getCode());
     }
 
     private static synchronized void say(String line) {

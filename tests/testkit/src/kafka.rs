@@ -37,6 +37,7 @@ pub struct RealKafka {
     child: Child,
     port: u16,
     bootstrap: String,
+    ssl_bootstrap: Option<String>,
     cluster_id: String,
     launch: Launch,
     dir: RunDir,
@@ -52,6 +53,8 @@ impl RealKafka {
     pub fn builder() -> RealKafkaBuilder {
         RealKafkaBuilder {
             properties: BTreeMap::new(),
+            ssl: None,
+            linked: None,
         }
     }
 
@@ -62,9 +65,18 @@ impl RealKafka {
         SHARED.get_or_try_init(Self::start).await
     }
 
-    /// `host:port` of the plaintext listener.
+    /// `host:port` of the plaintext listener; of the only one, with TLS, where ACLs are in force.
     pub fn bootstrap(&self) -> &str {
         &self.bootstrap
+    }
+
+    /// `host:port` of the listener with TLS.
+    ///
+    /// # Panics
+    /// When it was not asked for ([`RealKafkaBuilder::ssl`]).
+    pub fn ssl_bootstrap(&self) -> &str {
+        let address = self.ssl_bootstrap.as_deref();
+        address.expect("a listener with TLS was asked for")
     }
 
     pub fn port(&self) -> u16 {
@@ -104,6 +116,19 @@ impl RealKafka {
 #[derive(Debug, Clone)]
 pub struct RealKafkaBuilder {
     properties: BTreeMap<String, String>,
+    ssl: Option<Ssl>,
+    linked: Option<[u16; 2]>,
+}
+
+/// TLS of a broker.
+#[derive(Debug, Clone)]
+struct Ssl {
+    /// Certificate and key, PEM.
+    keystore: String,
+    ca: PathBuf,
+    /// Whom its certificate names.
+    role: String,
+    acls: bool,
 }
 
 impl RealKafkaBuilder {
@@ -118,9 +143,43 @@ impl RealKafkaBuilder {
         self
     }
 
+    /// A further listener, plaintext, on `port`, whose clients are sent to `link` for all else: the entry of a proxy that
+    /// leads here ([`crate::Link`]). Not together with TLS.
+    pub fn reached_through(mut self, link: u16, port: u16) -> Self {
+        self.linked = Some([link, port]);
+        self
+    }
+
+    /// A listener with TLS besides, which requires client certificates of the folder's authority; the broker's own is
+    /// that of `role`, which has to have the address 127.0.0.1.
+    ///
+    /// # Panics
+    /// When the role has no certificate in the folder.
+    pub fn ssl(mut self, folder: &certs::Folder, role: &str) -> Self {
+        let read = |file: PathBuf| {
+            fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+        };
+        self.ssl = Some(Ssl {
+            keystore: read(folder.key(role)) + &read(folder.certificate(role)),
+            ca: folder.ca_certificate(),
+            role: role.to_owned(),
+            acls: false,
+        });
+        self
+    }
+
+    /// No listener but that with TLS, and ACLs in force: who has none may do nothing, except the broker's own role,
+    /// which may do everything. After [`RealKafkaBuilder::ssl`].
+    pub fn acls(mut self) -> Self {
+        if let Some(ssl) = &mut self.ssl {
+            ssl.acls = true;
+        }
+        self
+    }
+
     pub async fn start(self) -> anyhow::Result<RealKafka> {
         let installed = install().await?;
-        start(&installed, self.properties).await
+        start(&installed, self).await
     }
 }
 
@@ -143,7 +202,7 @@ async fn install() -> anyhow::Result<PathBuf> {
     let dir = missing.place()?;
     let RealKafka {
         child, dir: _data, ..
-    } = start(dir, BTreeMap::new()).await?;
+    } = start(dir, RealKafka::builder()).await?;
     java::write_archive(child, &archive(dir)).await?;
     missing.whole()
 }
@@ -152,12 +211,40 @@ fn archive(installed: &Path) -> PathBuf {
     installed.join("kafka.jsa")
 }
 
-async fn start(installed: &Path, overrides: BTreeMap<String, String>) -> anyhow::Result<RealKafka> {
+async fn start(installed: &Path, wanted: RealKafkaBuilder) -> anyhow::Result<RealKafka> {
     let dir = RunDir::new("kafka")?;
     let (port, controller_port) = (free_port(), free_port());
     let data = dir.path().join("data");
     let cluster_id = random_id();
     lay_out_data(&installed.join("template"), &data, &cluster_id)?;
+    let mut overrides = BTreeMap::new();
+    let mut ssl_bootstrap = None;
+    if let Some(ssl) = &wanted.ssl {
+        let ssl_port = if ssl.acls { port } else { free_port() };
+        ssl_bootstrap = Some(format!("127.0.0.1:{ssl_port}"));
+        overrides = ssl.properties(dir.path(), [port, ssl_port, controller_port])?;
+    }
+    if let Some([link, linked_port]) = wanted.linked {
+        let plain = format!("PLAINTEXT://127.0.0.1:{port}");
+        let all = [
+            (
+                "listeners",
+                format!(
+                    "{plain},LINK://127.0.0.1:{linked_port},CONTROLLER://127.0.0.1:{controller_port}"
+                ),
+            ),
+            (
+                "advertised.listeners",
+                format!("{plain},LINK://127.0.0.1:{link}"),
+            ),
+            (
+                "listener.security.protocol.map",
+                "PLAINTEXT:PLAINTEXT,LINK:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned(),
+            ),
+        ];
+        overrides.extend(all.map(|(key, value)| (key.to_owned(), value)));
+    }
+    overrides.extend(wanted.properties);
     let properties = dir.path().join("server.properties");
     fs::write(
         &properties,
@@ -179,6 +266,7 @@ async fn start(installed: &Path, overrides: BTreeMap<String, String>) -> anyhow:
         child,
         port,
         bootstrap: format!("127.0.0.1:{port}"),
+        ssl_bootstrap,
         cluster_id,
         launch,
         dir,
@@ -186,9 +274,75 @@ async fn start(installed: &Path, overrides: BTreeMap<String, String>) -> anyhow:
     })
 }
 
+impl Ssl {
+    fn properties(
+        &self,
+        dir: &Path,
+        [port, ssl_port, controller_port]: [u16; 3],
+    ) -> anyhow::Result<BTreeMap<String, String>> {
+        let keystore = dir.join("broker.pem");
+        fs::write(&keystore, &self.keystore)?;
+        let mut all: BTreeMap<String, String> = [
+            ("ssl.client.auth", "required"),
+            ("ssl.keystore.type", "PEM"),
+            ("ssl.truststore.type", "PEM"),
+            // The common name is the principal: Java prints a name from its end.
+            (
+                "ssl.principal.mapping.rules",
+                "RULE:^CN=([^,]+).*$/$1/,DEFAULT",
+            ),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+        let mut set = |key: &str, value: String| all.insert(key.to_owned(), value);
+        set("ssl.keystore.location", keystore.display().to_string());
+        set("ssl.truststore.location", self.ca.display().to_string());
+        let mut listeners = format!("SSL://127.0.0.1:{ssl_port}");
+        if self.acls {
+            // A listener without TLS that brokers use would make everybody a super user.
+            set("inter.broker.listener.name", "SSL".to_owned());
+            set(
+                "listener.security.protocol.map",
+                "SSL:SSL,CONTROLLER:SSL".to_owned(),
+            );
+            set(
+                "authorizer.class.name",
+                "org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned(),
+            );
+            set("super.users", format!("User:{}", self.role));
+            set("allow.everyone.if.no.acl.found", "false".to_owned());
+        } else {
+            listeners = format!("PLAINTEXT://127.0.0.1:{port},{listeners}");
+        }
+        set("advertised.listeners", listeners.clone());
+        set(
+            "listeners",
+            format!("{listeners},CONTROLLER://127.0.0.1:{controller_port}"),
+        );
+        Ok(all)
+    }
+}
+
+/// A broker with TLS alone can't be asked without a certificate; its log says when it serves.
+const SERVES: &str = "Kafka Server started";
+
 async fn spawn(launch: &Launch, dir: &Path, port: u16) -> anyhow::Result<Child> {
-    let mut child = launch.spawn(&dir.join("kafka.log"))?;
-    child.ready(START, async || has_brokers(port).await).await?;
+    let log = dir.join("kafka.log");
+    let begun = fs::metadata(&log).map_or(0, |log| log.len());
+    let mut child = launch.spawn(&log)?;
+    let secure_only = !fs::read_to_string(dir.join("server.properties"))?.contains("PLAINTEXT://");
+    let probe = async || {
+        if !secure_only {
+            return has_brokers(port).await;
+        }
+        let text = fs::read(&log)?;
+        let since = text.get(usize::try_from(begun)?..).unwrap_or_default();
+        if String::from_utf8_lossy(since).contains(SERVES) {
+            return Ok(());
+        }
+        bail!("its log does not say '{SERVES}' yet")
+    };
+    child.ready(START, probe).await?;
     Ok(child)
 }
 

@@ -28,12 +28,19 @@ pub struct LeshanClient {
 #[derive(Debug, Clone)]
 pub struct LeshanClientBuilder {
     lifetime: Duration,
+    settings: Vec<String>,
 }
 
 impl LeshanClientBuilder {
     /// The registration's lifetime, in whole seconds; default 300 s. It updates its registration a little before that.
     pub fn lifetime(mut self, lifetime: Duration) -> Self {
         self.lifetime = lifetime;
+        self
+    }
+
+    /// One of the settings that `TestClient.java` lists (`psk`, `cert`, `key`, `server`, `queue`).
+    pub fn setting(mut self, name: &str, value: &str) -> Self {
+        self.settings.push(format!("{name}={value}"));
         self
     }
 
@@ -53,6 +60,7 @@ impl LeshanClient {
     pub fn builder() -> LeshanClientBuilder {
         LeshanClientBuilder {
             lifetime: Duration::from_secs(300),
+            settings: Vec::new(),
         }
     }
 
@@ -68,6 +76,7 @@ impl LeshanClient {
     /// registered <registration id>        updated                         deregistered
     /// registration failed <reason>        update failed <reason>
     /// executed <path> <arguments>         written <path> <value>          value <path> <value>
+    /// collected                           sent <code>                     send failed <reason>
     /// ```
     pub async fn wait_for_line(
         &mut self,
@@ -91,6 +100,19 @@ impl LeshanClient {
     /// Gives a reading (`3303/0/5700`) a value, which stays until the next call.
     pub fn set(&mut self, path: &str, value: f64) -> anyhow::Result<()> {
         self.child.write_line(&format!("set {path} {value}"))
+    }
+
+    /// Has it send (LwM2M's Send) what these paths have now, as `SENML_JSON` or `SENML_CBOR`; without paths, what it was
+    /// told to [`LeshanClient::collect`], each value with its time.
+    pub fn send(&mut self, format: &str, paths: &[&str]) -> anyhow::Result<()> {
+        self.child
+            .write_line(&format!("send {format} {}", paths.join(" ")))
+    }
+
+    /// Has it keep what these paths have now, for a later [`LeshanClient::send`].
+    pub fn collect(&mut self, paths: &[&str]) -> anyhow::Result<()> {
+        self.child
+            .write_line(&format!("collect {}", paths.join(" ")))
     }
 
     /// Has it send a registration update now.
@@ -169,6 +191,7 @@ async fn start(
             endpoint,
             &options.lifetime.as_secs().to_string(),
         ])
+        .args(&options.settings)
         .current_dir(dir.path());
     let mut child = launch.spawn(&dir.path().join("client.log"))?;
     child

@@ -13,19 +13,33 @@ pub async fn ensure_command(command: &str, packages: &[&str]) -> anyhow::Result<
         return Ok(());
     }
     let names = packages.join(" ");
-    cache::with_retries(&format!("apt-get install {names}"), async || {
-        // An install needs the package lists, and a new machine has none.
-        run("apt-get", ["update", "-q"], None).await?;
-        let mut args = vec!["install", "-y", "-q", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"];
-        args.extend(packages);
-        run("apt-get", args, None).await
-    })
+    install(packages)
     .await
     .with_context(|| format!("the tests need `{command}`; install it by hand (Debian: apt-get install {names}), or run them as root"))?;
     if find_on_path(command).is_none() {
         bail!("apt-get installed {names}, yet there is no `{command}` on PATH");
     }
     Ok(())
+}
+
+/// Installs Debian's `packages`.
+pub(crate) async fn install(packages: &[&str]) -> anyhow::Result<()> {
+    let names = packages.join(" ");
+    cache::with_retries(&format!("apt-get install {names}"), async || {
+        // An install needs the package lists, and a new machine has none.
+        run("apt-get", ["update", "-q"], None).await?;
+        let mut args = vec![
+            "install",
+            "-y",
+            "-q",
+            "--no-install-recommends",
+            "-o",
+            "DPkg::Lock::Timeout=300",
+        ];
+        args.extend(packages);
+        run("apt-get", args, None).await
+    })
+    .await
 }
 
 /// Makes sure that `java`, `javac`, `jar` and `mvn` are there.

@@ -11,7 +11,7 @@ use super::watch::template;
 use crate::block::{Block, Szx};
 use crate::message::{self, InResponse, MAX_SEGMENT_LEN, Message, Part, Type};
 use crate::{
-    AckId, Code, Event, FailureReason, Peer, Request, RequestId, RequestOptions, Response,
+    AckId, Code, Event, FailureReason, Method, Peer, Request, RequestId, RequestOptions, Response,
     SendError, Token,
 };
 
@@ -29,6 +29,9 @@ pub(super) struct Pending {
     pub(super) request: Request,
     pub(super) confirmable: bool,
     pub(super) timeout: Duration,
+    pub(super) answer_timeout: Option<Duration>,
+    /// When `timer` is due, as far as it can be represented.
+    pub(super) due: Instant,
     pub(super) timer: TimerKey,
     /// The largest block that both sides take.
     pub(super) szx: Szx,
@@ -128,6 +131,8 @@ impl Endpoint {
             request,
             confirmable: options.confirmable,
             timeout: options.timeout,
+            answer_timeout: options.answer_timeout,
+            due: later(now, options.timeout),
             timer: self
                 .timers
                 .arm(later(now, options.timeout), Timer::Request(id)),
@@ -184,7 +189,14 @@ impl Endpoint {
         pending.sent = Sent::Acknowledged;
         if let Some(response) = pending.early.take() {
             // The response came before its acknowledgement, in the guise of a notification.
-            self.finish_request(now, id, response);
+            return self.finish_request(now, id, response);
+        }
+        if let Some(wait) = pending.answer_timeout
+            && later(now, wait) < pending.due
+        {
+            pending.due = later(now, wait);
+            self.timers.cancel(pending.timer);
+            pending.timer = self.timers.arm(pending.due, Timer::Request(id));
         }
     }
 
@@ -203,7 +215,7 @@ impl Endpoint {
             return;
         }
         self.take_outgoing(from, message.id);
-        match message.response() {
+        match message.response(&mut self.scratch) {
             Ok(response) => self.handle_answer(now, id, response),
             Err(_) => self.fail_request(id, FailureReason::BadMessage),
         }
@@ -225,14 +237,14 @@ impl Endpoint {
             // Also a NON notification: RST is how its sender learns that nobody listens (RFC 7641 section 3.6).
             if ack.is_some()
                 || message
-                    .response()
+                    .response(&mut self.scratch)
                     .is_ok_and(|it| it.response.observe.is_some())
             {
                 self.reply_empty(from, message.id, Type::Reset);
             }
             return;
         }
-        let response = match message.response() {
+        let response = match message.response(&mut self.scratch) {
             Ok(response) => response,
             Err(_) => {
                 if ack.is_some() {
@@ -427,9 +439,11 @@ impl Endpoint {
         }
         self.by_token.insert((to, wire_token), id);
         self.timers.cancel(was);
-        let timer = self.timers.arm(later(now, timeout), Timer::Request(id));
+        let due = later(now, timeout);
+        let timer = self.timers.arm(due, Timer::Request(id));
         if let Some(pending) = self.requests.get_mut(&id) {
             pending.wire_token = wire_token;
+            pending.due = due;
             pending.timer = timer;
             pending.sent = Sent::Queued;
             pending.early = None;
@@ -480,12 +494,17 @@ impl Endpoint {
             }
             Transfer::Down(down) => {
                 let num = (down.body.len() / down.szx.size()) as u32;
+                // A FETCH's body says what is asked for, so it belongs to each block's request (RFC 8132 section 2),
+                // unless it came in blocks itself: then the peer has it (RFC 7959 section 3.3).
+                let is_whole = request.payload.len() <= pending.szx.size();
+                let repeats = request.method == Method::Fetch && is_whole;
                 Part {
                     block2: Some(Block {
                         num,
                         more: false,
                         szx: down.szx,
                     }),
+                    payload: if repeats { &request.payload } else { &[] },
                     ..Part::default()
                 }
             }

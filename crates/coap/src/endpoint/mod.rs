@@ -11,17 +11,17 @@ mod watch;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use chacha20::ChaCha12Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
 
 use crate::block::{Bodies, Szx};
 use crate::message::{self, Malformed, Message, Type};
+use crate::scratch::Scratch;
 use crate::{
     AckId, Config, Event, ExchangeId, FailureReason, Peer, RequestId, Stats, Token, Transmit,
 };
 use client::Pending;
-use dedup::{Dedup, Verdict};
+use dedup::{Dedup, Reply, Verdict};
 use outbox::{Outgoing, PeerState, What};
 use server::{Exchange, Observer, Partial, Served};
 use timers::{Timer, Timers, later};
@@ -49,18 +49,21 @@ pub struct Endpoint {
     latest: Option<Instant>,
     /// Source of the numbers in `RequestId` and `ExchangeId`.
     serial: u64,
+    scratch: Scratch,
 
     dedup: Dedup,
-    /// Ordered maps where one peer's entries are looked for together.
     peers: HashMap<Peer, PeerState>,
+    /// An exchange of ours has ended: NSTART may let the next one go.
+    freed: bool,
     peer_order: VecDeque<(Instant, Peer)>,
+    /// Ordered, since what is on the way to one peer is looked for together.
     outgoing: BTreeMap<(Peer, u16), Outgoing>,
     outgoing_serial: u64,
     non_confirmable: VecDeque<(Instant, Peer, u16, u64)>,
 
     requests: HashMap<RequestId, Pending>,
-    by_token: BTreeMap<(Peer, Token), RequestId>,
-    watches: BTreeMap<(Peer, Token), Watch>,
+    by_token: HashMap<(Peer, Token), RequestId>,
+    watches: HashMap<(Peer, Token), Watch>,
 
     exchanges: HashMap<ExchangeId, Exchange>,
     observers: BTreeMap<(Peer, Token), Observer>,
@@ -86,6 +89,8 @@ impl Endpoint {
             sweep_armed: false,
             latest: None,
             serial: 0,
+            scratch: Scratch::new(),
+            freed: false,
             dedup: Dedup::new(&config),
             peers: HashMap::new(),
             peer_order: VecDeque::new(),
@@ -93,8 +98,8 @@ impl Endpoint {
             outgoing_serial: 0,
             non_confirmable: VecDeque::new(),
             requests: HashMap::new(),
-            by_token: BTreeMap::new(),
-            watches: BTreeMap::new(),
+            by_token: HashMap::new(),
+            watches: HashMap::new(),
             exchanges: HashMap::new(),
             observers: BTreeMap::new(),
             partial: Bodies::new(bodies.0, bodies.1, bodies.2),
@@ -107,6 +112,9 @@ impl Endpoint {
     pub fn handle_datagram(&mut self, now: Instant, from: Peer, datagram: &[u8]) {
         self.latest = Some(now);
         self.stats.datagrams += 1;
+        if self.events.is_empty() && self.transmits.is_empty() {
+            self.scratch.renew();
+        }
         match Message::parse(datagram) {
             Ok(message) => self.handle_message(now, from, &message),
             Err(malformed) => {
@@ -116,7 +124,9 @@ impl Endpoint {
                 }
             }
         }
-        self.pump(now, from);
+        if std::mem::take(&mut self.freed) {
+            self.pump(now, from);
+        }
     }
 
     /// Does what is due. To be called at [`Endpoint::next_timeout`]; earlier or later is harmless.
@@ -126,8 +136,13 @@ impl Endpoint {
             match timer {
                 Timer::Retransmit(peer, id) => self.retransmit(now, peer, id),
                 Timer::Request(id) => {
-                    let peer = self.requests.get(&id).map(|pending| pending.to);
-                    self.fail_request(id, FailureReason::Timeout);
+                    let pending = self.requests.get(&id);
+                    let peer = pending.map(|pending| pending.to);
+                    let reason = match pending.map(|pending| pending.sent) {
+                        Some(client::Sent::Acknowledged) => FailureReason::Unanswered,
+                        _ => FailureReason::Timeout,
+                    };
+                    self.fail_request(id, reason);
                     if let Some(peer) = peer {
                         self.pump(now, peer);
                     }
@@ -163,33 +178,20 @@ impl Endpoint {
 
     /// Forgets requests to a peer (no event follows), what is on the way to it, its observations in both directions. What
     /// protects against duplicates stays for its time, so a peer that comes back is not served an old message twice.
+    /// Looks through the requests and observations of all peers: made for an endpoint with a few.
     pub fn forget_peer(&mut self, peer: Peer) {
         self.forget_outgoing(peer);
-        let all = (peer, Token::EMPTY)..=(peer, Token::MAX);
         let requests: Vec<RequestId> = self
             .by_token
-            .range(all.clone())
+            .iter()
+            .filter(|((to, _), _)| *to == peer)
             .map(|(_, id)| *id)
             .collect();
         for id in requests {
             self.remove_request(id);
         }
-        let watched: Vec<Token> = self
-            .watches
-            .range(all.clone())
-            .map(|((_, token), _)| *token)
-            .collect();
-        for token in watched {
-            self.watches.remove(&(peer, token));
-        }
-        let observing: Vec<Token> = self
-            .observers
-            .range(all)
-            .map(|((_, token), _)| *token)
-            .collect();
-        for token in observing {
-            self.observers.remove(&(peer, token));
-        }
+        self.watches.retain(|(from, _), _| *from != peer);
+        self.observers.retain(|(to, _), _| *to != peer);
     }
 
     fn handle_message(&mut self, now: Instant, from: Peer, message: &Message<'_>) {
@@ -208,9 +210,14 @@ impl Endpoint {
                 match self.dedup.check(now, from, id, confirmable) {
                     Verdict::Duplicate { reply } => {
                         self.stats.duplicates += 1;
-                        if let Some(reply) = reply {
-                            self.transmit(from, reply);
-                        }
+                        let payload = match reply {
+                            Reply::Nothing => return,
+                            Reply::Empty(kind) => {
+                                self.scratch.copy(&message::encode_empty(*kind, id))
+                            }
+                            Reply::Message(bytes) => self.scratch.copy(bytes),
+                        };
+                        self.transmit(from, payload);
                     }
                     Verdict::New { serial } => {
                         self.arm_sweep(now);
@@ -264,18 +271,25 @@ impl Endpoint {
     /// Answers a message with RST, without remembering it: the same message gets the same answer anyway.
     fn reset(&mut self, to: Peer, id: u16) {
         self.stats.resets_sent += 1;
-        self.transmit(to, message::encode_empty(Type::Reset, id));
+        self.transmit_empty(to, id, Type::Reset);
     }
 
     /// Answers a message that is remembered.
-    fn reply(&mut self, to: Peer, id: u16, reply: Bytes) {
-        self.dedup.set_reply(to, id, reply.clone());
-        self.transmit(to, reply);
+    fn reply(&mut self, to: Peer, id: u16, reply: Vec<u8>) {
+        let payload = self.scratch.copy(&reply);
+        self.dedup.set_reply(to, id, Reply::Message(reply.into()));
+        self.transmit(to, payload);
     }
 
     fn reply_empty(&mut self, to: Peer, id: u16, kind: Type) {
         self.stats.resets_sent += u64::from(kind == Type::Reset);
-        self.reply(to, id, message::encode_empty(kind, id));
+        self.dedup.set_reply(to, id, Reply::Empty(kind));
+        self.transmit_empty(to, id, kind);
+    }
+
+    fn transmit_empty(&mut self, to: Peer, id: u16, kind: Type) {
+        let payload = self.scratch.copy(&message::encode_empty(kind, id));
+        self.transmit(to, payload);
     }
 
     fn block_size(&self) -> Szx {
@@ -309,6 +323,7 @@ impl Endpoint {
     fn sweep(&mut self, now: Instant) {
         self.sweep_armed = false;
         self.dedup.expire(now);
+        self.dedup.tidy();
         self.partial.expire(now);
         self.served.expire(now);
         self.sweep_outbox(now);

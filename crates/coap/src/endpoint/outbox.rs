@@ -156,6 +156,7 @@ impl Endpoint {
     pub(super) fn take_outgoing(&mut self, peer: Peer, id: u16) -> Option<What> {
         let outgoing = self.outgoing.remove(&(peer, id))?;
         if let Some(retransmission) = outgoing.confirmable {
+            self.freed = true;
             self.timers.cancel(retransmission.timer);
             if let Some(state) = self.peers.get_mut(&peer) {
                 state.in_flight = state.in_flight.saturating_sub(1);

@@ -14,6 +14,9 @@ use crate::block::{Block, Szx};
 use crate::message::{self, InRequest, Message, Part, Type};
 use crate::{Code, Event, ExchangeId, Method, Peer, Response, Token};
 
+/// Max-Age of the 5.03 that says that too many requests wait to be answered.
+const RETRY_AFTER_S: u32 = 30;
+
 /// A request that the caller has not answered.
 #[derive(Debug)]
 pub(super) struct Exchange {
@@ -229,7 +232,7 @@ impl Endpoint {
         let Some(method) = Method::from_code(message.code) else {
             return self.answer_code(now, origin, Code::METHOD_NOT_ALLOWED);
         };
-        let incoming = match message.request(method) {
+        let incoming = match message.request(method, &mut self.scratch) {
             Ok(incoming) => incoming,
             Err(option) => {
                 self.stats.bad_options += 1;
@@ -268,7 +271,12 @@ impl Endpoint {
         }
         if self.exchanges.len() >= self.config.max_exchanges {
             self.stats.exchanges_refused += 1;
-            return self.answer_code(now, origin, Code::SERVICE_UNAVAILABLE);
+            // RFC 7252 section 5.9.3.4: when to try again.
+            let busy = Response {
+                max_age: Some(RETRY_AFTER_S),
+                ..Response::new(Code::SERVICE_UNAVAILABLE)
+            };
+            return self.answer(now, origin, &busy, &Part::default());
         }
         if request.observe == Some(1) {
             self.observers.remove(&(from, origin.token));
@@ -474,7 +482,7 @@ impl Endpoint {
                 let mut bytes =
                     message::encode_response(Type::Acknowledgement, token, response, part);
                 message::set_message_id(&mut bytes, message_id);
-                self.reply(from, message_id, bytes.into());
+                self.reply(from, message_id, bytes);
                 return;
             }
             OriginState::Acknowledged => {

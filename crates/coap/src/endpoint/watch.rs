@@ -10,7 +10,7 @@ use super::outbox::Place;
 use super::timers::{Timer, later};
 use crate::block::Block;
 use crate::message::{InResponse, Message, Type};
-use crate::{AckId, Event, FailureReason, Peer, Request, RequestId, Response, Token};
+use crate::{AckId, Event, FailureReason, Method, Peer, Request, RequestId, Response, Token};
 
 /// Behind this time any sequence number is newer (RFC 7641 section 3.4).
 const OBSERVE_HORIZON: Duration = Duration::from_secs(128);
@@ -29,11 +29,8 @@ impl Endpoint {
     /// acknowledged again. Does nothing the second time, or when EXCHANGE_LIFETIME is over.
     pub fn acknowledge(&mut self, now: Instant, ack: AckId) {
         self.latest = Some(now);
-        if self
-            .dedup
-            .is_unanswered(ack.peer, ack.message_id, ack.serial)
-        {
-            self.reply_empty(ack.peer, ack.message_id, Type::Acknowledgement);
+        if self.dedup.acknowledge(ack.serial) {
+            self.transmit_empty(ack.peer, ack.message_id, Type::Acknowledgement);
         }
     }
 
@@ -149,6 +146,8 @@ impl Endpoint {
             request,
             confirmable: true,
             timeout,
+            answer_timeout: None,
+            due: later(now, timeout),
             timer: self.timers.arm(later(now, timeout), Timer::Request(id)),
             szx,
             ask_szx: true,
@@ -174,11 +173,16 @@ impl Endpoint {
     }
 }
 
-/// What the further blocks are asked for with: the request without its body and Observe.
+/// What the further blocks are asked for with: the request without Observe, and without its body unless that says what is
+/// asked for.
 pub(super) fn template(request: &Request) -> Box<Request> {
+    let payload = match request.method {
+        Method::Fetch => request.payload.clone(),
+        _ => Bytes::new(),
+    };
     Box::new(Request {
         observe: None,
-        payload: Bytes::new(),
+        payload,
         ..request.clone()
     })
 }

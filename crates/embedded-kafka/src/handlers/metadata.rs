@@ -53,7 +53,7 @@ pub(super) fn metadata(call: &Call) -> Result<Answer, RequestError> {
         }
     };
     let node = BrokerId(call.shared.config.node_id);
-    let (host, port) = call.shared.address_for(call.ends);
+    let (host, port) = call.ends.reached.clone();
     let broker = MetadataResponseBroker::default()
         .with_node_id(node)
         .with_host(text(host))
@@ -142,7 +142,7 @@ pub(super) fn describe_cluster(call: &Call) -> Result<Answer, RequestError> {
         return call.reply(&response.with_error_code(Code::MismatchedEndpointType.code()));
     }
     let node = BrokerId(call.shared.config.node_id);
-    let (host, port) = call.shared.address_for(call.ends);
+    let (host, port) = call.ends.reached.clone();
     let broker = DescribeClusterBroker::default()
         .with_broker_id(node)
         .with_host(text(host))
@@ -153,7 +153,7 @@ pub(super) fn describe_cluster(call: &Call) -> Result<Answer, RequestError> {
 pub(super) fn find_coordinator(call: &Call) -> Result<Answer, RequestError> {
     let request: FindCoordinatorRequest = call.request()?;
     let found = |key: StrBytes| {
-        let (host, port) = call.shared.address_for(call.ends);
+        let (host, port) = call.ends.reached.clone();
         let node = BrokerId(call.shared.config.node_id);
         let answer = Coordinator::default().with_key(key);
         let refused = |code: Code, message: &'static str| {

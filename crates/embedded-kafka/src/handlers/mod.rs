@@ -33,7 +33,7 @@ pub(crate) type Answer = Option<Bytes>;
 /// A request being answered.
 pub(crate) struct Call {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) ends: Ends,
+    pub(crate) ends: Arc<Ends>,
     pub(crate) header: Header,
     body: Bytes,
 }
@@ -65,13 +65,13 @@ impl Call {
 /// Answers one request.
 pub(crate) async fn answer(
     shared: &Arc<Shared>,
-    ends: Ends,
+    ends: &Arc<Ends>,
     header: Header,
     body: Bytes,
 ) -> Result<Answer, RequestError> {
     let call = Call {
         shared: shared.clone(),
-        ends,
+        ends: ends.clone(),
         header,
         body,
     };

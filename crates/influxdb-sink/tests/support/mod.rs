@@ -1,28 +1,36 @@
-//! The time-series sink: the shared site of the sinks' tests, and this sink's records.
+//! The time-series sink at a site, and its records.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
-#[path = "../../../connect/tests/support/site.rs"]
-mod site;
+use std::path::PathBuf;
 
-use connect::ConnectArgs;
 use records::{
     AvroResource, ReadContent, RequestKind, ResourceKind, ResourceType, ResourceValue, Response,
     ResponseBody, ResponseCode, ResponseObserve, ResponsePayload,
 };
 use serde_json::{Value, json};
-
-pub use site::*;
+use service::Context;
+use site::{Connectors, Site};
 
 use influxdb_sink::{Args, bind};
 
-fn sink_args(connect: ConnectArgs) -> Args {
-    Args {
-        connect,
+/// The sink as a service, with no connectors.
+pub async fn start(site: &Site) -> anyhow::Result<Connectors> {
+    start_with(site, &[]).await
+}
+
+/// The same with these connectors from the start.
+pub async fn start_with(site: &Site, connectors: &[PathBuf]) -> anyhow::Result<Connectors> {
+    let args = Args {
+        connect: Connectors::args(site, connectors),
         influx_url: None,
         influx_username: None,
         influx_password: None,
         influx_token: None,
-    }
+        influx_tls: Default::default(),
+    };
+    let context = Context::detached();
+    let server = bind(&args, &context).await?;
+    Connectors::start(server, context, usual_config()).await
 }
 
 fn usual_config() -> Value {

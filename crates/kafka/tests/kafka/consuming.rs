@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use kafka::{DeadLetters, ProcessError};
 use tokio::time::sleep;
 
-use crate::support::{Kafka, Member, settings, text};
+use site::Kafka;
+
+use crate::support::{Member, settings, text};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_batch_is_offered_until_it_is_taken_and_then_never_again() {
@@ -56,7 +58,7 @@ async fn what_was_not_taken_is_offered_to_the_next() {
         Err(ProcessError::Retry("never".to_owned()))
     });
     let told = Arc::clone(&member.told);
-    let message = member.ended().await.unwrap_err().to_string();
+    let message = member.error().await;
     assert_eq!(message, "gave up after 2 retries: never");
     assert_eq!(told.lock().len(), 3);
 
@@ -65,7 +67,7 @@ async fn what_was_not_taken_is_offered_to_the_next() {
             "the producer is broken"
         )))
     });
-    let message = member.ended().await.unwrap_err().to_string();
+    let message = member.error().await;
     assert_eq!(message, "the producer is broken");
 
     let member = Member::content(&kafka, settings("g", &["t"]));

@@ -6,6 +6,8 @@
 )]
 
 mod consuming;
+mod letters;
 mod producing;
 mod registry;
 mod support;
+mod tls;

@@ -1,25 +1,15 @@
-use std::time::Duration;
-
 use kafka::{ReadError, RecordDecoder, RecordEncoder, RegistryError, SchemaRegistry};
 use records::AvroKey;
 use schema_registry::{Args, Registry};
 use service::Context;
 
-use crate::support::Kafka;
-
-async fn site() -> (Kafka, Registry) {
-    let kafka = Kafka::start().await;
-    let args = Args::on_free_port(&kafka.bootstrap());
-    let registry = Registry::start(args, Context::detached()).await.unwrap();
-    registry.loaded().await;
-    (kafka, registry)
-}
+use site::{Kafka, PATIENCE, Site};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_failure_says_what_it_is() {
-    let (_kafka, server) = site().await;
-    let url = server.url();
-    let registry = SchemaRegistry::new(&url).unwrap();
+    let mut site = Site::start().await;
+    let url = site.registry_url().to_owned();
+    let registry = site.registry.client();
 
     let unknown = registry.schema(4_711).await.unwrap_err();
     assert!(
@@ -53,7 +43,7 @@ async fn each_failure_says_what_it_is() {
     );
 
     registry.schema(id).await.unwrap();
-    server.stop().await.unwrap();
+    site.registry.go_away().await;
     // What is known needs no registry.
     assert_eq!(registry.schema(id).await.unwrap().id, id);
     assert_eq!(
@@ -81,7 +71,7 @@ async fn a_registry_whose_kafka_is_away_is_one_to_wait_for() {
     let mut kafka = Kafka::start().await;
     let args = Args {
         write_timeout_s: 1,
-        ..Args::on_free_port(&kafka.bootstrap())
+        ..Args::on_free_port(kafka.bootstrap())
     };
     let server = Registry::start(args, Context::detached()).await.unwrap();
     server.loaded().await;
@@ -94,19 +84,15 @@ async fn a_registry_whose_kafka_is_away_is_one_to_wait_for() {
     assert!(error.is_retriable(), "{error}");
     kafka.come_back().await;
     let register = async || Ok(registry.register("s-value", r#""string""#).await?);
-    testkit::wait_for(
-        Duration::from_secs(60),
-        "the registry to write again",
-        register,
-    )
-    .await
-    .unwrap();
+    testkit::wait_for(PATIENCE, "the registry to write again", register)
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_record_is_bad_or_the_registry_is_away_but_never_both() {
-    let (_kafka, server) = site().await;
-    let registry = SchemaRegistry::new(&server.url()).unwrap();
+    let mut site = Site::start().await;
+    let registry = site.registry.client();
     let encoder = RecordEncoder::new(registry.clone());
     let framed = encoder.key("t", "dev-1").await.unwrap();
     let mut decoder = RecordDecoder::<AvroKey>::new(registry.clone());
@@ -131,7 +117,7 @@ async fn a_record_is_bad_or_the_registry_is_away_but_never_both() {
             outcome => panic!("{expected}: {outcome:?}"),
         }
     }
-    server.stop().await.unwrap();
+    site.registry.go_away().await;
     assert!(matches!(
         decoder.decode(&header(4_711)).await,
         Err(ReadError::Away(_))

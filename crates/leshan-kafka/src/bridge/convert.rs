@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use lwm2m::{
     Body, DEVICE_CHOOSES, DeviceResponse, Observation, Operation, Registration, RegistrationUpdate,
-    RequestError, RequestFailure, Version, WriteMode,
+    RequestError, RequestFailure, Values, Version, WriteMode,
 };
 use lwm2m_codec::{ContentFormat, Link};
 use lwm2m_model::{InstanceNode, Node, ObjectPath, Registry};
 use records::{
-    AvroLink, Bnd, ConvertError, RegistrationDelete, RegistrationNew, RegistrationResponse,
-    Request, RequestBody, RequestKind, Response, ResponseBody, ResponseCode, ResponseObserve,
-    ResponsePayload, UNSET_TICKET, content_from_node, new_instance, node_from_write,
+    AvroLink, Bnd, ConvertError, ObserveHead, RegistrationDelete, RegistrationNew,
+    RegistrationResponse, Request, RequestBody, RequestKind, Response, ResponseBody, ResponseCode,
+    ResponseObserve, ResponsePayload, UNSET_TICKET, content_from_node, new_instance,
+    node_from_write,
 };
 
 /// A request that can't become an operation; the text says why.
@@ -96,24 +97,129 @@ pub(crate) fn registration_deleted(
     })
 }
 
-/// A notification's record.
-pub(crate) fn observation_record(
+/// What started an observation, as it stands in the observation's context.
+///
+/// ```text
+/// ticket                 or   ticket U+001F traceparent
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cause<'a> {
+    pub(crate) ticket: &'a str,
+    pub(crate) traceparent: Option<&'a str>,
+}
+
+impl<'a> Cause<'a> {
+    const BETWEEN: char = '\u{1f}';
+
+    pub(crate) fn of(observation: &'a Observation) -> Self {
+        let context = observation.context.as_deref();
+        match context.map(|context| context.rsplit_once(Self::BETWEEN)) {
+            None => Self {
+                ticket: UNSET_TICKET,
+                traceparent: None,
+            },
+            Some(None) => Self {
+                ticket: context.unwrap_or(UNSET_TICKET),
+                traceparent: None,
+            },
+            Some(Some((ticket, traceparent))) => Self {
+                ticket,
+                traceparent: Some(traceparent).filter(|text| !text.is_empty()),
+            },
+        }
+    }
+
+    pub(crate) fn to_context(self) -> String {
+        format!(
+            "{}{}{}",
+            self.ticket,
+            Self::BETWEEN,
+            self.traceparent.unwrap_or_default()
+        )
+    }
+}
+
+/// What the datum of a number takes, and some.
+const USUAL_BYTES: usize = 192;
+
+/// A notification's records as datums: one per path and time stamp. `now`: of values without a time of their own.
+pub(crate) fn notification_records(
     server_id: &str,
     observation: &Observation,
     response: &DeviceResponse,
-    timestamp: i64,
-) -> Result<ResponseObserve, ConvertError> {
-    Ok(ResponseObserve {
-        ticket: observation
-            .context
-            .clone()
-            .unwrap_or_else(|| UNSET_TICKET.to_owned()),
-        observation_id: observation.token.to_string(),
-        server_id: server_id.to_owned(),
-        ep: observation.endpoint.clone(),
-        path: observation.path.to_string(),
-        timestamp,
-        rep: payload(RequestKind::Observe, &observation.path, response)?,
+    now: i64,
+) -> Result<Vec<Vec<u8>>, ConvertError> {
+    let ticket = Cause::of(observation).ticket;
+    let observation_id = observation.token.to_string();
+    let record = |path: &str, timestamp, rep: ResponsePayload| {
+        let head = ObserveHead {
+            ticket,
+            observation_id: &observation_id,
+            server_id,
+            ep: &observation.endpoint,
+            path,
+            timestamp,
+        };
+        let mut datum = Vec::with_capacity(USUAL_BYTES);
+        ResponseObserve::write_datum(head, &rep, &mut datum);
+        datum
+    };
+    let mut records = Vec::with_capacity(1);
+    let mut nodes = |nodes: &BTreeMap<ObjectPath, Node>, timestamp| {
+        for (path, node) in nodes {
+            let rep = value_payload(path, node)?;
+            records.push(record(&path.to_string(), timestamp, rep));
+        }
+        Ok(())
+    };
+    match &response.body {
+        Body::Nodes(shown) => nodes(shown, now)?,
+        Body::Timed(moments) => {
+            for moment in moments {
+                nodes(&moment.nodes, moment.at_unix_ms.unwrap_or(now))?;
+            }
+        }
+        _ => {
+            let path = observation.target.paths().first().copied();
+            let path = path.unwrap_or(ObjectPath::Root);
+            let rep = payload(RequestKind::Observe, &path, response)?;
+            records.push(record(&observation.target.to_string(), now, rep));
+        }
+    }
+    Ok(records)
+}
+
+/// The records of a Send as datums: one per path and time stamp.
+pub(crate) fn sent_records(
+    server_id: &str,
+    registration: &Registration,
+    values: &[Values],
+    now: i64,
+) -> Result<Vec<Vec<u8>>, ConvertError> {
+    let mut records = Vec::new();
+    for moment in values {
+        for (path, node) in &moment.nodes {
+            let head = ObserveHead {
+                ticket: UNSET_TICKET,
+                observation_id: UNSET_TICKET,
+                server_id,
+                ep: &registration.endpoint,
+                path: &path.to_string(),
+                timestamp: moment.at_unix_ms.unwrap_or(now),
+            };
+            let mut datum = Vec::with_capacity(USUAL_BYTES);
+            ResponseObserve::write_datum(head, &value_payload(path, node)?, &mut datum);
+            records.push(datum);
+        }
+    }
+    Ok(records)
+}
+
+fn value_payload(path: &ObjectPath, node: &Node) -> Result<ResponsePayload, ConvertError> {
+    Ok(ResponsePayload {
+        code: ResponseCode::Content,
+        kind: RequestKind::Observe,
+        body: Some(ResponseBody::Read(content_from_node(node, path)?)),
     })
 }
 
@@ -302,7 +408,8 @@ fn payload(
         Body::None if kind == RequestKind::Create && response.is_success() => {
             ResponseBody::Create(path.to_string())
         }
-        Body::None => name(),
+        // Composites and histories are one record per path and time.
+        Body::None | Body::Nodes(_) | Body::Timed(_) => name(),
     };
     Ok(ResponsePayload {
         code,
@@ -327,4 +434,105 @@ fn links(links: &[Link]) -> Vec<AvroLink> {
 
 fn seconds(lifetime: Duration) -> i64 {
     i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use coap::{Code, Token};
+    use lwm2m::Target;
+    use lwm2m_model::Value;
+    use records::AvroRecord as _;
+
+    use super::*;
+
+    fn observation(target: Target, context: Option<&str>) -> Observation {
+        Observation {
+            endpoint: "dev1".to_owned(),
+            registration_id: "id".to_owned(),
+            target,
+            token: Token::new(&[0xab, 0xcd]).unwrap(),
+            context: context.map(str::to_owned),
+            content_format: None,
+        }
+    }
+
+    fn path(text: &str) -> ObjectPath {
+        text.parse().unwrap()
+    }
+
+    fn nodes(values: &[(&str, Node)]) -> BTreeMap<ObjectPath, Node> {
+        let nodes = values.iter().map(|(at, node)| (path(at), node.clone()));
+        nodes.collect()
+    }
+
+    fn read(records: Vec<Vec<u8>>) -> Vec<ResponseObserve> {
+        let read = records
+            .iter()
+            .map(|datum| ResponseObserve::from_datum(datum).unwrap());
+        read.collect()
+    }
+
+    #[test]
+    fn a_composite_notification_is_a_record_for_each_path_and_time() {
+        let target = Target::list([path("/3/0/9"), path("/3303/0/5700")]);
+        let observation = observation(target, Some("t1\u{1f}00-trace"));
+        assert_eq!(Cause::of(&observation).traceparent, Some("00-trace"));
+        let level = Node::single(9, Value::Integer(80));
+        let warm = Node::single(5700, Value::Float(21.5));
+        let now = DeviceResponse {
+            code: Code::CONTENT,
+            body: Body::Nodes(nodes(&[("/3/0/9", level.clone()), ("/3303/0/5700", warm)])),
+        };
+        let records = read(notification_records("gw", &observation, &now, 1_000).unwrap());
+        let seen: Vec<_> = records
+            .iter()
+            .map(|record| {
+                (
+                    record.path.as_str(),
+                    record.ticket.as_str(),
+                    record.timestamp,
+                )
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [("/3/0/9", "t1", 1_000), ("/3303/0/5700", "t1", 1_000)]
+        );
+        assert_eq!(records[0].observation_id, "abcd");
+
+        let moment = |at_unix_ms, node: &Node| Values {
+            at_unix_ms,
+            nodes: nodes(&[("/3/0/9", node.clone())]),
+        };
+        let history = DeviceResponse {
+            code: Code::CONTENT,
+            body: Body::Timed(vec![moment(Some(500), &level), moment(None, &level)]),
+        };
+        let records = read(notification_records("gw", &observation, &history, 1_000).unwrap());
+        let times: Vec<_> = records.iter().map(|record| record.timestamp).collect();
+        assert_eq!(times, [500, 1_000]);
+    }
+
+    #[test]
+    fn a_resource_instance_is_its_resources_record_of_several_values() {
+        let one = path("/3/0/11/2");
+        let observation = observation(Target::Path(one), None);
+        let response = DeviceResponse {
+            code: Code::CONTENT,
+            body: Body::Node(Node::ResourceInstance {
+                id: 2,
+                value: Value::Integer(7),
+            }),
+        };
+        let records = read(notification_records("gw", &observation, &response, 1).unwrap());
+        assert_eq!(records[0].ticket, "unset");
+        let Some(ResponseBody::Read(records::ReadContent::Multiple(multiple))) =
+            &records[0].rep.body
+        else {
+            panic!("{records:?}");
+        };
+        assert_eq!((multiple.id, multiple.path.as_str()), (11, "/3/0/11"));
+        assert_eq!(multiple.resources.len(), 1);
+        assert!(multiple.resources.contains_key("2"));
+    }
 }

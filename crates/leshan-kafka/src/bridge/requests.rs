@@ -1,13 +1,13 @@
 //! Takes requests from Kafka into the journal: an offset is committed when the journal has the request.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kafka::{
-    DeadLetters, Origin, Process, ProcessError, ProduceError, ReadError, Record, RecordDecoder,
-    SchemaRegistry,
+    Cluster, DeadLetters, Origin, Process, ProcessError, ProduceError, Producer, ProducerSettings,
+    ReadError, Record, RecordDecoder, SchemaRegistry, TraceParent,
 };
 use prometheus::IntCounter;
-use records::Request;
+use records::{AvroContentFormat, Request, RequestKind, RequestPayload};
 use service::metrics::{Stage, records as passed};
 
 use crate::engine::Engine;
@@ -20,9 +20,10 @@ const EXPIRES_AT: &str = "expires-at";
 pub(crate) struct RequestIntake {
     engine: Engine,
     decoder: RecordDecoder<Request>,
-    dead_letters: DeadLetters,
+    /// Made when there is the first of them.
+    dead_letters: Option<DeadLetters>,
+    producing: (Cluster, ProducerSettings),
     cluster_id: String,
-    timeout: Duration,
     accepted: IntCounter,
 }
 
@@ -30,16 +31,15 @@ impl RequestIntake {
     pub(crate) fn new(
         engine: Engine,
         registry: SchemaRegistry,
-        dead_letters: DeadLetters,
+        producing: (Cluster, ProducerSettings),
         cluster_id: String,
-        timeout: Duration,
     ) -> Self {
         Self {
             engine,
             decoder: RecordDecoder::new(registry),
-            dead_letters,
+            dead_letters: None,
+            producing,
             cluster_id,
-            timeout,
             accepted: passed(Stage::Request),
         }
     }
@@ -48,32 +48,83 @@ impl RequestIntake {
         let (reason, message) = match &record.value {
             None => ("tombstone", "a request needs a value".to_owned()),
             Some(value) => match self.decoder.decode(value).await {
-                Ok(request) => return Ok(Some(self.accepted(record, request))),
+                Ok(request) => return Ok(Some(self.accepted(record, request, None))),
                 Err(ReadError::Away(error)) => return Err(ProcessError::Retry(error.to_string())),
-                Err(ReadError::Bad { reason, message }) => (reason, message),
+                Err(ReadError::Bad { reason, message }) => {
+                    // Cut off or broken behind its ticket: whoever waits for the reply gets one.
+                    if let Some(request) = self.salvaged(reason, value) {
+                        let why = Some(format!("the request can't be read: {message}"));
+                        return Ok(Some(self.accepted(record, request, why)));
+                    }
+                    (reason, message)
+                }
             },
         };
-        match self.dead_letters.put(record, reason, &message).await {
-            Ok(()) => Ok(None),
-            Err(ProduceError::Fatal(error)) => Err(ProcessError::Fatal(error.into())),
-            Err(error) => Err(ProcessError::Retry(error.to_string())),
-        }
+        self.put_aside(record, reason, &message).await?;
+        Ok(None)
     }
 
-    fn accepted(&self, record: &Record, request: Request) -> Accepted {
+    async fn put_aside(
+        &mut self,
+        record: &Record,
+        reason: &'static str,
+        message: &str,
+    ) -> Result<(), ProcessError> {
+        let dead_letters = match &self.dead_letters {
+            Some(dead_letters) => dead_letters,
+            None => {
+                let (cluster, settings) = &self.producing;
+                let producer = Producer::new(cluster, settings)
+                    .map_err(|error| ProcessError::Fatal(error.into()))?;
+                self.dead_letters.insert(DeadLetters::new(producer))
+            }
+        };
+        let Err(error) = dead_letters.put(record, reason, message).await else {
+            return Ok(());
+        };
+        if matches!(error, ProduceError::Fatal(_)) {
+            self.dead_letters = None;
+        }
+        Err(ProcessError::Retry(match error.remedy() {
+            Some(remedy) => format!("{error}: {remedy}"),
+            None => error.to_string(),
+        }))
+    }
+
+    /// What can be read of a request that is broken: whom it is for, and its ticket.
+    fn salvaged(&self, reason: &str, value: &[u8]) -> Option<Request> {
+        if reason != "not_avro" {
+            return None;
+        }
+        let datum = self.decoder.as_written(value)?;
+        let (server_id, ep, ticket) = Request::read_addressee(datum)?;
+        let payload = RequestPayload {
+            kind: RequestKind::Read,
+            path: String::new(),
+            content_format: AvroContentFormat::Tlv,
+            body: None,
+        };
+        Some(Request {
+            server_id,
+            ep,
+            ticket,
+            payload,
+        })
+    }
+
+    fn accepted(&self, record: &Record, request: Request, malformed: Option<String>) -> Accepted {
         let now = unix_ms();
-        let written = record.timestamp_ms.unwrap_or(now);
-        let timeout = i64::try_from(self.timeout.as_millis()).unwrap_or(i64::MAX);
-        let deadline_ms = record
-            .header(EXPIRES_AT)
-            .and_then(|value| std::str::from_utf8(value).ok())
-            .and_then(|text| text.parse().ok())
-            .unwrap_or_else(|| written.saturating_add(timeout));
         Accepted {
             origin: Origin::of(record, &self.cluster_id).to_string(),
             request,
             accepted_ms: now,
-            deadline_ms,
+            written_ms: record.timestamp_ms.unwrap_or(now),
+            expires_ms: record
+                .header(EXPIRES_AT)
+                .and_then(|value| std::str::from_utf8(value).ok())
+                .and_then(|text| text.parse().ok()),
+            trace: TraceParent::of(record).to_string(),
+            malformed,
         }
     }
 }

@@ -1,36 +1,46 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use coap::AckId;
+use kafka::Delivered;
 use lwm2m::server::{Event, RequestHandle, Server};
-use lwm2m::{DeviceResponse, Now, Observation, RequestFailure};
+use lwm2m::{DeviceResponse, Now, Observation, Registration, RequestFailure, Values};
+use prometheus::{IntGauge, register_int_gauge};
 use records::AvroRecord as _;
 use service::CancellationToken;
 use tokio::sync::mpsc;
-use transport::{Batch, UdpTransport};
 
-use super::journal::Journal;
-use super::outbox::Outbox;
-use super::{Answer, AskError, Command, Inbox, ServerEvent};
-use crate::bridge::{
-    Handed, Progress, Ticket, observation_record, registration_deleted, registration_new,
-    registration_updated, unix_ms,
+use super::doors::Doors;
+use super::journal::{Journal, JournalSettings};
+use super::outbox::{
+    Grouped, LaneSetup, Notification, Outbox, ProducerMaker, Refused, TopicIds, Wait,
 };
-use crate::store::{Change, Outgoing, OutgoingKind, Store};
+use super::watch::Watched;
+use super::{Ack, Answer, AskError, Command, Inbox, Listens, ServerEvent};
+use crate::bridge::{
+    Cause, HandedReply, RepliesDone, notification_records, registration_deleted, registration_new,
+    registration_updated, sent_records, unix_ms,
+};
+use crate::store::{Change, Outgoing, OutgoingKind, Store, StoreError};
 
 /// What the loop is made of.
 pub(crate) struct Parts {
     pub(crate) server_id: String,
     pub(crate) server: Server,
-    pub(crate) transport: UdpTransport,
+    pub(crate) doors: Doors,
     pub(crate) store: Store,
     pub(crate) inbox: Inbox,
-    pub(crate) handed: mpsc::Sender<Handed>,
-    pub(crate) published: mpsc::Receiver<Ticket>,
-    pub(crate) progress: Progress,
-    pub(crate) duplicate_window: Duration,
+    pub(crate) producer: ProducerMaker,
+    /// Registrations and observations.
+    pub(crate) lanes: [LaneSetup; 2],
+    /// The ids of the topics' schemas, as they get known.
+    pub(crate) ids: mpsc::Receiver<(OutgoingKind, TopicIds)>,
+    /// To the replies' own publisher, and from it.
+    pub(crate) replies: mpsc::Sender<HandedReply>,
+    pub(crate) replies_done: mpsc::Receiver<RepliesDone>,
+    pub(crate) journal: JournalSettings,
+    pub(crate) usual_window: Duration,
     pub(crate) spool_bytes: u64,
 }
 
@@ -38,79 +48,114 @@ pub(crate) struct Parts {
 pub(crate) struct EngineLoop {
     pub(super) server_id: String,
     pub(super) server: Server,
-    transport: UdpTransport,
+    doors: Doors,
     local: SocketAddr,
     pub(super) store: Store,
     inbox: Inbox,
-    published: mpsc::Receiver<Ticket>,
+    ids: mpsc::Receiver<(OutgoingKind, TopicIds)>,
+    replies_done: mpsc::Receiver<RepliesDone>,
     pub(super) outbox: Outbox,
     pub(super) journal: Journal,
     /// What this turn changed.
     pub(super) changes: Vec<Change>,
     /// Acknowledgements to devices that wait for this turn's commit.
-    pub(super) acks: Vec<AckId>,
+    waits: Vec<Wait>,
+    grouped: Grouped,
     /// REST requests on their way.
     asked: HashMap<RequestHandle, Answer>,
+    own_windows: HashMap<String, Duration>,
+    usual_window: Duration,
+    watched: Watched,
+    /// Acknowledgements of notifications that were refused: given with that of the value which was asked for in their
+    /// place, so that the device does not give the observation up.
+    owed: HashMap<Refused, Ack>,
     next_housekeeping: Instant,
 }
 
-/// Commands or acknowledgements that are taken in one turn.
+/// Commands that are taken in one turn.
 const PER_TURN: usize = 256;
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How long an answered request is remembered by its origin, and how many are at most (some hundred MB of disk).
 const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3_600);
 const REMEMBERED_MOST: i64 = 1_000_000;
+/// Observations that are asked for again in one turn, after the spool was full.
+const REESTABLISHED: usize = 100;
+/// What a device is told to wait, when its values can't be taken now.
+const COME_AGAIN: Duration = Duration::from_secs(30);
+/// How long the last acknowledgements are awaited at the end. What has none by then is in the store, or its device was
+/// not told that it is safe: either way it is produced later.
+const LAST_DELIVERIES: Duration = Duration::from_secs(3);
+
+static REGISTERED: LazyLock<IntGauge> = LazyLock::new(|| {
+    register_int_gauge!("zeelos_registrations", "Devices registered now.")
+        .expect("registered once, with a valid name")
+});
 
 impl EngineLoop {
     /// Takes up what the store kept.
     pub(crate) fn new(parts: Parts) -> anyhow::Result<Self> {
-        let local = parts.transport.local_addr()?;
+        let local = parts.doors.local()?;
         let mut engine = Self {
             server_id: parts.server_id,
             server: parts.server,
-            transport: parts.transport,
+            doors: parts.doors,
             local,
             outbox: Outbox::new(
                 &parts.store,
-                parts.handed,
-                parts.progress,
+                parts.producer,
+                parts.lanes,
+                parts.replies,
                 parts.spool_bytes,
             )?,
-            journal: Journal::new(parts.duplicate_window),
+            journal: Journal::new(parts.journal),
             store: parts.store,
             inbox: parts.inbox,
-            published: parts.published,
+            ids: parts.ids,
+            replies_done: parts.replies_done,
             changes: Vec::new(),
-            acks: Vec::new(),
+            waits: Vec::new(),
+            grouped: Grouped::default(),
             asked: HashMap::new(),
+            own_windows: HashMap::new(),
+            usual_window: parts.usual_window,
+            watched: Watched::default(),
+            owed: HashMap::new(),
             next_housekeeping: Instant::now() + HOUSEKEEPING,
         };
         let now = now();
-        let registrations = engine.store.registrations()?;
-        let observations = engine.store.observations()?;
-        tracing::info!(
-            registrations = registrations.len(),
-            observations = observations.len(),
-            "taken up from the store"
-        );
-        engine.server.restore(now, registrations, observations);
+        engine.restore(now)?;
         engine.resume_requests(now)?;
         Ok(engine)
     }
 
+    fn restore(&mut self, now: Now) -> anyhow::Result<()> {
+        for (endpoint, window) in self.store.awake_windows()? {
+            self.server.set_awake_window(&endpoint, Some(window))?;
+            self.own_windows.insert(endpoint, window);
+        }
+        let server = &mut self.server;
+        self.store.take_up(|registrations, observations| {
+            server.restore(now, registrations, observations);
+        })?;
+        tracing::info!(
+            registrations = self.server.registered(),
+            took_ms = now.instant.elapsed().as_millis(),
+            "taken up from the store"
+        );
+        Ok(())
+    }
+
     /// Runs until told to stop, or the store or the socket fails.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let mut batch = Batch::default();
+        let mut delivered: Vec<Delivered> = Vec::new();
         // What the store held goes on its way at once, whether or not anything comes in.
         self.finish_turn().await?;
         loop {
+            let deadline = self.deadline();
             tokio::select! {
-                received = self.transport.wait(&mut batch, self.deadline()) => {
+                received = self.doors.wait(deadline) => {
                     received?;
-                    let now = now();
-                    for (peer, datagram) in &batch {
-                        self.server.handle_datagram(now, peer, datagram);
-                    }
+                    self.take_in(now());
                 }
                 Some(command) = self.inbox.commands.recv() => {
                     self.command(command)?;
@@ -119,27 +164,53 @@ impl EngineLoop {
                         self.command(command)?;
                     }
                 }
-                Some(ticket) = self.published.recv() => {
-                    self.acks.extend(self.outbox.published(ticket));
-                    for _ in 1..PER_TURN {
-                        let Ok(ticket) = self.published.try_recv() else { break };
-                        self.acks.extend(self.outbox.published(ticket));
-                    }
+                () = self.outbox.deliveries(&mut delivered) => self.take_delivered(&mut delivered),
+                Some(done) = self.replies_done.recv() => {
+                    self.outbox.replies_done(done, Instant::now());
                 }
+                Some((kind, ids)) = self.ids.recv() => self.outbox.set_ids(kind, ids),
                 () = shutdown.cancelled() => break,
             }
             self.finish_turn().await?;
         }
-        self.wind_up().await
+        self.wind_up(delivered).await
     }
 
-    /// Takes the last acknowledgements, so that what Kafka has is not produced again after the next start. Ends when
-    /// the publisher does, which has a bounded time to.
-    async fn wind_up(&mut self) -> anyhow::Result<()> {
+    fn take_in(&mut self, now: Now) {
+        let (server, watched, inbox) = (&mut self.server, &self.watched, &self.inbox);
+        self.doors.take_in(now.instant, |peer, datagram| {
+            if !watched.is_empty() {
+                tell_message(watched, inbox, now, peer, true, datagram);
+            }
+            server.handle_datagram(now, peer, datagram);
+        });
+    }
+
+    fn take_delivered(&mut self, delivered: &mut Vec<Delivered>) {
+        let now = Instant::now();
+        self.outbox
+            .delivered(delivered, now, &mut self.changes, &mut self.waits);
+    }
+
+    /// Takes the last acknowledgements, so that what Kafka has is not produced again after the next start.
+    async fn wind_up(&mut self, mut delivered: Vec<Delivered>) -> anyhow::Result<()> {
         self.finish_turn().await?;
+        self.doors.close().await;
         self.outbox.close();
-        while let Some(ticket) = self.published.recv().await {
-            self.acks.extend(self.outbox.published(ticket));
+        let until = tokio::time::Instant::now() + LAST_DELIVERIES;
+        let mut publishes_replies = true;
+        while publishes_replies || !self.outbox.is_idle() {
+            tokio::select! {
+                () = self.outbox.deliveries(&mut delivered) => self.take_delivered(&mut delivered),
+                done = self.replies_done.recv(), if publishes_replies => match done {
+                    Some(done) => self.outbox.replies_done(done, Instant::now()),
+                    None => publishes_replies = false,
+                },
+                () = tokio::time::sleep_until(until) => {
+                    tracing::warn!("Kafka did not acknowledge the last records in time; they are produced after the next start");
+                    break;
+                }
+            }
         }
         self.finish_turn().await
     }
@@ -147,46 +218,85 @@ impl EngineLoop {
     async fn finish_turn(&mut self) -> anyhow::Result<()> {
         let now = now();
         // Before this turn's notifications: what is replayed after a crash is in the order it came.
-        self.outbox.spool_stuck(&mut self.changes, &mut self.acks);
+        self.outbox
+            .look(now.instant, &mut self.changes, &mut self.waits)?;
         self.server.handle_timeout(now);
-        self.answer_overdue(now);
-        while let Some(event) = self.server.poll_event() {
-            self.event(now, event);
+        self.answer_overdue(now)?;
+        self.take_held(now)?;
+        // Their records would find no room: devices come again.
+        let overloaded = (!self.outbox.has_room()).then_some(COME_AGAIN);
+        self.server.set_overloaded(overloaded);
+        for (refused, ack) in self.outbox.take_refused(REESTABLISHED) {
+            if let Ok(target) = refused.target.parse() {
+                self.server.reestablish(now, &refused.endpoint, &target);
+                if let Some(ack) = ack {
+                    self.owed.insert(refused, ack);
+                }
+            }
         }
         if now.instant >= self.next_housekeeping {
             self.next_housekeeping = now.instant + HOUSEKEEPING;
             let before = now.unix_ms - i64::try_from(REMEMBERED.as_millis())?;
             self.store.forget_answered(before, REMEMBERED_MOST)?;
         }
-        self.outbox
-            .commit(&mut self.store, &mut self.changes, now.instant)?;
-        for ack in self.acks.drain(..) {
-            self.server.acknowledge(now, ack);
+        loop {
+            while let Some(event) = self.server.poll_event() {
+                self.event(now, event)?;
+            }
+            self.outbox
+                .commit(&mut self.store, &mut self.changes, now.instant)?;
+            self.journal.committed();
+            // An acknowledgement may be the last thing that a request waited for: then it is dispatched, which is
+            // committed before its datagram leaves.
+            if self.waits.is_empty() {
+                break;
+            }
+            for wait in self.waits.drain(..) {
+                if let Some(ack) = self.grouped.settle(wait) {
+                    self.server.acknowledge(now, ack);
+                }
+            }
         }
-        self.outbox.hand_over(&self.store)?;
+        REGISTERED.set(i64::try_from(self.server.registered()).unwrap_or(i64::MAX));
+        if !self.watched.is_empty() {
+            return self.send_watched(now).await;
+        }
         let server = &mut self.server;
-        self.transport
+        self.doors
             .send_all(std::iter::from_fn(|| server.poll_transmit()))
             .await;
         Ok(())
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        let own = Some(self.outbox.deadline().unwrap_or(self.next_housekeeping));
-        let overdue = self.journal.next_deadline(now());
-        [self.server.next_timeout(), own, overdue]
-            .into_iter()
-            .flatten()
-            .min()
+    async fn send_watched(&mut self, now: Now) -> anyhow::Result<()> {
+        let transmits: Vec<_> = std::iter::from_fn(|| self.server.poll_transmit()).collect();
+        for transmit in &transmits {
+            let (to, datagram) = (transmit.to, &transmit.payload);
+            tell_message(&self.watched, &self.inbox, now, to, false, datagram);
+        }
+        self.doors.send_all(transmits.into_iter()).await;
+        Ok(())
     }
 
-    fn command(&mut self, command: Command) -> anyhow::Result<()> {
+    fn deadline(&self) -> Option<Instant> {
+        let now = now();
+        let overdue = self.journal.next_deadline(now);
+        let outbox = self.outbox.deadline(now.instant);
+        [
+            self.server.next_timeout(),
+            outbox,
+            overdue,
+            Some(self.next_housekeeping),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    // Nobody listens to an answer any more when its asker went away meanwhile: that is what `let _` passes over.
+    fn command(&mut self, command: Command) -> Result<(), StoreError> {
         match command {
-            Command::Accept { requests, done } => {
-                self.accept(now(), requests)?;
-                // Nobody waits any more when the service is stopping.
-                let _ = done.send(());
-            }
+            Command::Accept { requests, done } => self.offered(now(), requests, done)?,
             Command::Request {
                 endpoint,
                 operation,
@@ -200,6 +310,52 @@ impl EngineLoop {
                     let _ = answer.send(Err(AskError::Refused(error)));
                 }
             },
+            Command::Queue { endpoint, answer } => {
+                let _ = answer.send(self.queue(&endpoint)?);
+            }
+            Command::CancelQueued {
+                endpoint,
+                id,
+                answer,
+            } => {
+                let _ = answer.send(self.cancel_queued(now(), &endpoint, id)?);
+            }
+            Command::Listens { endpoint, answer } => {
+                let _ = answer.send(Listens {
+                    presence: self.server.presence(&endpoint),
+                    own_window: self.own_windows.get(&endpoint).copied(),
+                    usual_window: self.usual_window,
+                });
+            }
+            Command::SetAwakeWindow {
+                endpoint,
+                window,
+                answer,
+            } => {
+                let set = self.server.set_awake_window(&endpoint, window);
+                if set.is_ok() {
+                    match window {
+                        Some(window) => self.own_windows.insert(endpoint.clone(), window),
+                        None => self.own_windows.remove(&endpoint),
+                    };
+                    self.changes.push(Change::AwakeWindow { endpoint, window });
+                }
+                let _ = answer.send(set);
+            }
+            Command::WatchCoap { watch } => {
+                let server = &self.server;
+                self.watched.change(watch, |endpoint| {
+                    let registration = server.registration(endpoint)?;
+                    Some(registration.peer)
+                });
+            }
+            Command::Observations { endpoint, answer } => {
+                let kept = self.server.observations(&endpoint);
+                let _ = answer.send(
+                    kept.map(|(observation, _)| Arc::clone(observation))
+                        .collect(),
+                );
+            }
             Command::Registrations { answer } => {
                 let all = self.server.registrations().map(Arc::clone).collect();
                 let _ = answer.send(all);
@@ -211,7 +367,7 @@ impl EngineLoop {
         Ok(())
     }
 
-    fn event(&mut self, now: Now, event: Event) {
+    fn event(&mut self, now: Now, event: Event) -> Result<(), StoreError> {
         match event {
             Event::Registered {
                 registration,
@@ -221,10 +377,14 @@ impl EngineLoop {
                     self.tell(ServerEvent::Deregistered(replaced));
                 }
                 let record = registration_new(&self.server_id, self.local, &registration);
-                self.registration_event(&registration.endpoint, record.to_datum());
+                self.registration_event(now, &registration, record.to_datum(), false);
+                self.watched
+                    .moved(&registration.endpoint, registration.peer);
                 self.changes
                     .push(Change::PutRegistration(Arc::clone(&registration)));
+                let endpoint = registration.endpoint.clone();
                 self.tell(ServerEvent::Registered(registration));
+                self.unpark(now, &endpoint)?;
             }
             Event::Updated {
                 registration,
@@ -232,7 +392,10 @@ impl EngineLoop {
                 ..
             } => {
                 let record = registration_updated(&self.server_id, &registration, &update);
-                self.registration_event(&registration.endpoint, record.to_datum());
+                let is_only_news = update.links.is_none();
+                self.registration_event(now, &registration, record.to_datum(), is_only_news);
+                self.watched
+                    .moved(&registration.endpoint, registration.peer);
                 self.changes
                     .push(Change::PutRegistration(Arc::clone(&registration)));
                 self.tell(ServerEvent::Updated {
@@ -245,16 +408,21 @@ impl EngineLoop {
                 expired,
             } => {
                 let record = registration_deleted(&self.server_id, &registration, expired);
-                self.registration_event(&registration.endpoint, record.to_datum());
+                self.registration_event(now, &registration, record.to_datum(), false);
                 let endpoint = registration.endpoint.clone();
                 self.changes.push(Change::RemoveRegistration { endpoint });
                 self.tell(ServerEvent::Deregistered(registration));
             }
+            Event::Awake { registration } => self.tell(ServerEvent::Awake(registration)),
+            Event::Sleeping { registration } => self.tell(ServerEvent::Sleeping(registration)),
+            Event::Dispatched { handle, endpoint } => self.dispatched(handle, &endpoint),
+            // It waits in its lane of the LwM2M server; the journal has it.
+            Event::Deferred { .. } => {}
             Event::Completed {
                 handle,
                 endpoint,
                 result,
-            } => self.completed(now, handle, &endpoint, result),
+            } => self.completed(now, handle, &endpoint, result)?,
             Event::Notified {
                 observation,
                 response,
@@ -265,27 +433,50 @@ impl EngineLoop {
                 reason,
                 ack,
             } => {
-                tracing::warn!(endpoint = %observation.endpoint, path = %observation.path, %reason, "a notification can't be read");
-                self.acks.extend(ack);
+                tracing::warn!(endpoint = %observation.endpoint, path = %observation.target, %reason, "a notification can't be read");
+                self.waits.extend(ack.map(Wait::One));
             }
+            Event::Sent {
+                registration,
+                values,
+                ack,
+            } => self.sent(now, registration, values, ack),
             Event::ObservationStarted { observation, .. } => {
-                self.changes.push(Change::PutObservation(observation));
+                self.changes
+                    .push(Change::PutObservation(Arc::clone(&observation)));
+                self.tell(ServerEvent::ObservationStarted(observation));
             }
             Event::ObservationEnded { observation, .. } => {
-                self.changes.push(Change::RemoveObservation(observation));
+                if !self.owed.is_empty() {
+                    self.owed.remove(&Refused::of(&observation));
+                }
+                self.changes
+                    .push(Change::RemoveObservation(Arc::clone(&observation)));
+                self.tell(ServerEvent::ObservationEnded(observation));
             }
             Event::ObservationLost { observation, why } => {
-                tracing::warn!(endpoint = %observation.endpoint, path = %observation.path, ?why, "an observation was not taken up again");
+                tracing::warn!(endpoint = %observation.endpoint, path = %observation.target, ?why, "an observation was not taken up again");
             }
         }
+        Ok(())
     }
 
-    fn registration_event(&mut self, endpoint: &str, datum: Vec<u8>) {
-        self.changes.push(Change::Enqueue(Outgoing {
+    fn registration_event(
+        &mut self,
+        now: Now,
+        registration: &Registration,
+        datum: Vec<u8>,
+        is_only_news: bool,
+    ) {
+        let record = Outgoing {
             kind: OutgoingKind::Registration,
-            endpoint: endpoint.to_owned(),
+            endpoint: registration.endpoint.clone(),
             datum,
-        }));
+            origin: None,
+            trace: None,
+        };
+        self.outbox
+            .enqueue(record, is_only_news, now.instant, &mut self.changes);
     }
 
     fn notified(
@@ -293,21 +484,27 @@ impl EngineLoop {
         now: Now,
         observation: Arc<Observation>,
         response: DeviceResponse,
-        ack: Option<AckId>,
+        ack: Option<Ack>,
     ) {
-        match observation_record(&self.server_id, &observation, &response, now.unix_ms) {
-            Ok(record) => {
-                let record = Outgoing {
-                    kind: OutgoingKind::Observation,
-                    endpoint: observation.endpoint.clone(),
-                    datum: record.to_datum(),
-                };
-                self.outbox
-                    .observation(record, ack, &mut self.changes, &mut self.acks);
+        let ack = ack.or_else(|| match self.owed.is_empty() {
+            true => None,
+            false => self.owed.remove(&Refused::of(&observation)),
+        });
+        let cause = Cause::of(&observation);
+        let records = notification_records(&self.server_id, &observation, &response, now.unix_ms);
+        match records {
+            Ok(records) => {
+                let endpoint = &observation.endpoint;
+                let trace = cause.traceparent.map(str::to_owned);
+                let taken =
+                    self.observations(now, endpoint, trace, records, ack, Some(&observation));
+                if !taken {
+                    self.outbox.refuse(Some(&observation), ack);
+                }
             }
             Err(error) => {
-                tracing::warn!(endpoint = %observation.endpoint, path = %observation.path, %error, "a notification does not fit its record");
-                self.acks.extend(ack);
+                tracing::warn!(endpoint = %observation.endpoint, path = %observation.target, %error, "a notification does not fit its record");
+                self.waits.extend(ack.map(Wait::One));
             }
         }
         self.tell(ServerEvent::Notified {
@@ -316,24 +513,108 @@ impl EngineLoop {
         });
     }
 
+    fn sent(&mut self, now: Now, registration: Arc<Registration>, values: Vec<Values>, ack: Ack) {
+        match sent_records(&self.server_id, &registration, &values, now.unix_ms) {
+            Ok(records) => {
+                let endpoint = &registration.endpoint;
+                if !self.observations(now, endpoint, None, records, Some(ack), None) {
+                    self.outbox.refuse(None, Some(ack));
+                    self.server.refuse(now, ack, COME_AGAIN);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(endpoint = %registration.endpoint, %error, "what a device sent does not fit its record");
+                self.waits.push(Wait::One(ack));
+            }
+        }
+        self.tell(ServerEvent::Sent {
+            registration,
+            values,
+        });
+    }
+
+    /// Records of one message of a device, which has its acknowledgement when all are safe. `false` where there is no
+    /// room for them.
+    fn observations(
+        &mut self,
+        now: Now,
+        endpoint: &str,
+        trace: Option<String>,
+        mut records: Vec<Vec<u8>>,
+        ack: Option<Ack>,
+        observation: Option<&Arc<Observation>>,
+    ) -> bool {
+        if records.is_empty() {
+            self.waits.extend(ack.map(Wait::One));
+            return true;
+        }
+        if !self.outbox.takes_observations() {
+            return false;
+        }
+        let wait = ack.map(|ack| match records.len() {
+            1 => Wait::One(ack),
+            parts => self.grouped.wait_for(ack, parts),
+        });
+        for datum in records.drain(..) {
+            let record = Outgoing {
+                kind: OutgoingKind::Observation,
+                endpoint: endpoint.to_owned(),
+                datum,
+                origin: None,
+                trace: trace.clone(),
+            };
+            let notification = Notification {
+                observation: observation.cloned(),
+                wait,
+            };
+            self.outbox.observation(
+                record,
+                notification,
+                now.instant,
+                &mut self.changes,
+                &mut self.waits,
+            );
+        }
+        true
+    }
+
     fn completed(
         &mut self,
         now: Now,
         handle: RequestHandle,
         endpoint: &str,
         result: Result<DeviceResponse, RequestFailure>,
-    ) {
+    ) -> Result<(), StoreError> {
         if let Some(answer) = self.asked.remove(&handle) {
             // Whoever asked may have gone away meanwhile.
             let _ = answer.send(result.map_err(AskError::Failed));
-        } else {
-            self.journal_completed(now, handle, endpoint, result);
+            return Ok(());
         }
+        self.journal_completed(now, handle, endpoint, result)
     }
 
     fn tell(&self, event: ServerEvent) {
         // An error says that nobody watches.
         let _ = self.inbox.events.send(Arc::new(event));
+    }
+}
+
+fn tell_message(
+    watched: &Watched,
+    inbox: &Inbox,
+    now: Now,
+    peer: coap::Peer,
+    incoming: bool,
+    datagram: &[u8],
+) {
+    if let Some((endpoint, datagram)) = watched.copy(peer, datagram) {
+        // An error says that nobody watches.
+        let _ = inbox.events.send(Arc::new(ServerEvent::CoapLog {
+            endpoint,
+            incoming,
+            at_unix_ms: now.unix_ms,
+            datagram,
+        }));
     }
 }
 

@@ -55,6 +55,15 @@ pub(super) fn to_write(
     Ok(models.conform(node, &path)?)
 }
 
+/// The node that one of a composite write's members carries.
+pub(super) fn json_to_write(
+    json: &Json,
+    path: ObjectPath,
+    models: &Registry,
+) -> Result<Node, BodyError> {
+    Ok(models.conform(from_json(json, path, models)?, &path)?)
+}
+
 /// The instance that a create below `path` carries, an object's or the new instance's. Without an id the device
 /// chooses one.
 pub(super) fn to_create(

@@ -1,12 +1,14 @@
 //! Server-sent events: what happens to devices, for those who watch.
 //!
-//! Event names and data are Leshan's: `REGISTRATION`, `UPDATED`, `DEREGISTRATION`, `NOTIFICATION`. `?ep=` narrows them
-//! to a device. Ours: `?events=REGISTRATION,UPDATED` narrows them to kinds, and `LAGGED` with `{"missed": n}` tells a
-//! watcher that was too slow that it missed some, and had better ask for what it shows.
+//! Event names and data are Leshan's: `REGISTRATION`, `UPDATED`, `DEREGISTRATION`, `NOTIFICATION`, `SEND`, `SLEEPING`,
+//! `AWAKE`, `REQUEST_RESPONSE`, and `COAPLOG`, the CoAP messages of the device named by `?ep=`, which narrows the others to
+//! it too. Ours: `?events=REGISTRATION,UPDATED` narrows them to kinds, `timestamped` has all values of a notification or
+//! a Send that carries several times, and `LAGGED` with `{"missed": n}` tells a watcher that was too slow that it missed
+//! some, and had better ask for what it shows.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Query, State};
@@ -15,15 +17,18 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::StreamExt as _;
 use futures::stream::{self, Stream};
-use lwm2m::{Body, DeviceResponse, Observation};
+use lwm2m::server::Presence;
+use lwm2m::{Body, Target, Values};
+use lwm2m_model::{Node, ObjectPath};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value as Json, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::time::Instant;
 
-use super::{Refused, Web, shape};
+use super::{Refused, Web, coap_log, queue, shape};
 use crate::bridge::unix_ms;
-use crate::engine::ServerEvent;
+use crate::engine::{CoapLog, ServerEvent};
 
 /// The most events a watcher may be behind.
 const BEHIND: usize = 1_024;
@@ -33,8 +38,13 @@ const WATCHERS: usize = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long a browser waits before it connects again.
 const RETRY: Duration = Duration::from_secs(2);
-/// How often values of devices that went unnoticed are dropped.
-const SWEEP: Duration = Duration::from_secs(60);
+/// How often values of devices that went unnoticed are dropped, and when at the latest what was missed is made up for.
+const SWEEP: Duration = Duration::from_secs(600);
+const MINUTE: Duration = Duration::from_secs(60);
+/// How many devices are asked for at a time.
+const ASKED: usize = 256;
+/// How often calls that waited too long are answered.
+const EXPIRE: Duration = Duration::from_secs(1);
 
 /// One event, made once for all who watch.
 #[derive(Debug)]
@@ -51,15 +61,25 @@ enum Kind {
     Updated,
     Deregistration,
     Notification,
+    Send,
+    Sleeping,
+    Awake,
+    RequestResponse,
+    CoapLog,
     Lagged,
 }
 
 impl Kind {
-    const CHOICE: [Self; 4] = [
+    const CHOICE: [Self; 9] = [
         Self::Registration,
         Self::Updated,
         Self::Deregistration,
         Self::Notification,
+        Self::Send,
+        Self::Sleeping,
+        Self::Awake,
+        Self::RequestResponse,
+        Self::CoapLog,
     ];
 
     fn name(self) -> &'static str {
@@ -68,6 +88,11 @@ impl Kind {
             Self::Updated => "UPDATED",
             Self::Deregistration => "DEREGISTRATION",
             Self::Notification => "NOTIFICATION",
+            Self::Send => "SEND",
+            Self::Sleeping => "SLEEPING",
+            Self::Awake => "AWAKE",
+            Self::RequestResponse => "REQUEST_RESPONSE",
+            Self::CoapLog => "COAPLOG",
             Self::Lagged => "LAGGED",
         }
     }
@@ -77,6 +102,8 @@ impl Kind {
 pub(super) struct Events {
     frames: broadcast::Sender<Arc<Frame>>,
     room: Arc<Semaphore>,
+    /// Who sleeps, as told; a list of all devices can't ask for each.
+    sleepers: Mutex<HashSet<String>>,
 }
 
 impl Default for Events {
@@ -84,112 +111,264 @@ impl Default for Events {
         Self {
             frames: broadcast::channel(BEHIND).0,
             room: Arc::new(Semaphore::new(WATCHERS)),
+            sleepers: Mutex::default(),
         }
     }
 }
 
+impl Events {
+    /// What became of a call that waited for its device.
+    pub(super) fn answered(&self, endpoint: &str, answer: &Json) {
+        self.send(Frame {
+            kind: Kind::RequestResponse,
+            endpoint: Some(endpoint.to_owned()),
+            data: answer.to_string(),
+        });
+    }
+
+    /// Who sleeps.
+    pub(super) fn sleepers(&self) -> HashSet<String> {
+        self.with_sleepers(|sleepers| sleepers.clone())
+    }
+
+    fn with_sleepers<T>(&self, of: impl FnOnce(&mut HashSet<String>) -> T) -> T {
+        // Nothing panics while it is held.
+        of(&mut self.sleepers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn send(&self, frame: Frame) {
+        // An error says that nobody watches.
+        let _ = self.frames.send(Arc::new(frame));
+    }
+}
+
 /// Keeps the last values and passes events on; never ends.
-pub(super) async fn follow(web: &Web) {
+pub(super) async fn follow(web: &Arc<Web>) {
     let mut events = web.engine.watch();
-    let mut sweep = tokio::time::interval(SWEEP);
+    look_at_all(web).await;
+    let mut sweep = tokio::time::interval_at(Instant::now() + SWEEP, SWEEP);
+    let mut minute = tokio::time::interval(MINUTE);
+    let mut expire = tokio::time::interval(EXPIRE);
+    let mut missed_some = false;
     loop {
         tokio::select! {
             event = events.recv() => match event {
                 Ok(event) => {
                     remember(web, &event);
-                    // An error says that nobody watches.
-                    if web.events.frames.receiver_count() > 0 && let Some(frame) = frame(&event) {
-                        let _ = web.events.frames.send(Arc::new(frame));
+                    if web.events.frames.receiver_count() > 0 && let Some(frame) = frame(web, &event) {
+                        web.events.send(frame);
                     }
                 }
                 Err(RecvError::Lagged(missed)) => {
                     tracing::debug!(missed, "the REST interface missed events");
-                    let _ = web.events.frames.send(Arc::new(lagged(missed)));
-                    // Devices may be among those who went.
-                    drop_values_of_gone(web).await;
+                    web.events.send(lagged(missed));
+                    missed_some = true;
                 }
                 Err(RecvError::Closed) => std::future::pending().await,
             },
-            _ = sweep.tick() => drop_values_of_gone(web).await,
+            // Not at once: events that come thick and fast would be missed again meanwhile.
+            _ = minute.tick(), if missed_some => {
+                missed_some = false;
+                look_at_all(web).await;
+            }
+            // An answer that arrives after its device has gone is remembered for nobody.
+            _ = sweep.tick(), if !web.values.is_empty() => look_at_all(web).await,
+            _ = expire.tick() => queue::expire(web, unix_ms()).await,
         }
     }
 }
 
-/// An answer that arrives after its device has gone is remembered for nobody; so is all after missed events.
-async fn drop_values_of_gone(web: &Web) {
-    if web.values.is_empty() {
-        return;
-    }
+/// Who is there and who sleeps: at the start, and when events were missed.
+async fn look_at_all(web: &Arc<Web>) {
     let registrations = web.engine.registrations().await;
+    let queued = registrations.iter().filter(|one| one.binding.queue);
+    let endpoints: Vec<String> = queued.map(|one| one.endpoint.clone()).collect();
+    let asked = endpoints.into_iter().map(|endpoint| {
+        let engine = web.engine.clone();
+        async move {
+            let listens = engine.listens(&endpoint).await;
+            let sleeps = listens.is_some_and(|listens| listens.presence == Some(Presence::Asleep));
+            (endpoint, sleeps)
+        }
+    });
+    let mut asked = std::pin::pin!(stream::iter(asked).buffer_unordered(ASKED));
+    let mut sleepers = HashSet::new();
+    while let Some((endpoint, sleeps)) = asked.next().await {
+        if sleeps {
+            sleepers.insert(endpoint);
+        } else {
+            queue::wake(web, &endpoint);
+        }
+    }
     let here: HashSet<&str> = registrations
         .iter()
         .map(|registration| registration.endpoint.as_str())
         .collect();
     web.values.retain(|endpoint| here.contains(endpoint));
+    web.events.with_sleepers(|known| *known = sleepers);
 }
 
-fn remember(web: &Web, event: &ServerEvent) {
+fn remember(web: &Arc<Web>, event: &ServerEvent) {
+    let endpoint = event.endpoint();
     match event {
-        ServerEvent::Registered(_) | ServerEvent::Updated { .. } => {}
-        ServerEvent::Deregistered(registration) => web.values.forget(&registration.endpoint),
+        ServerEvent::Sleeping(_) => {
+            web.events
+                .with_sleepers(|sleepers| sleepers.insert(endpoint.to_owned()));
+        }
+        ServerEvent::Registered(_) | ServerEvent::Updated { .. } | ServerEvent::Awake(_) => {
+            web.events
+                .with_sleepers(|sleepers| sleepers.remove(endpoint));
+            queue::wake(web, endpoint);
+        }
+        ServerEvent::Deregistered(_) => {
+            web.events
+                .with_sleepers(|sleepers| sleepers.remove(endpoint));
+            web.values.forget(endpoint);
+        }
         ServerEvent::Notified {
             observation,
             response,
-        } => {
-            let Observation { endpoint, path, .. } = observation.as_ref();
-            if let Body::Node(node) = &response.body {
-                web.values.observed(endpoint, *path);
+        } => match (&response.body, observation.target.path()) {
+            (Body::Node(node), Some(path)) => {
                 web.values.seen(endpoint, *path, node, unix_ms());
-            } else {
-                // A failure ends the observation (RFC 7641 section 4.2).
-                web.values.unobserved(endpoint, *path);
             }
-        }
+            (Body::Nodes(nodes), _) => seen(web, endpoint, unix_ms(), nodes),
+            (Body::Timed(values), _) => values.iter().for_each(|values| {
+                seen(
+                    web,
+                    endpoint,
+                    values.at_unix_ms.unwrap_or_else(unix_ms),
+                    &values.nodes,
+                );
+            }),
+            _ => {}
+        },
+        ServerEvent::Sent { values, .. } => values.iter().for_each(|values| {
+            seen(
+                web,
+                endpoint,
+                values.at_unix_ms.unwrap_or_else(unix_ms),
+                &values.nodes,
+            );
+        }),
+        ServerEvent::ObservationStarted(_)
+        | ServerEvent::ObservationEnded(_)
+        | ServerEvent::CoapLog { .. } => {}
     }
 }
 
-fn frame(event: &ServerEvent) -> Option<Frame> {
+fn seen(web: &Web, endpoint: &str, at_unix_ms: i64, nodes: &BTreeMap<ObjectPath, Node>) {
+    for (path, node) in nodes {
+        web.values.seen(endpoint, *path, node, at_unix_ms);
+    }
+}
+
+fn frame(web: &Web, event: &ServerEvent) -> Option<Frame> {
+    let endpoint = event.endpoint();
+    let registered = |registration| {
+        let sleeps = web
+            .events
+            .with_sleepers(|sleepers| sleepers.contains(endpoint));
+        shape::registration(registration, sleeps)
+    };
     let (kind, data) = match event {
-        ServerEvent::Registered(registration) => {
-            (Kind::Registration, shape::registration(registration))
-        }
+        ServerEvent::Registered(registration) => (Kind::Registration, registered(registration)),
         ServerEvent::Updated {
             registration,
             update,
         } => (
             Kind::Updated,
-            json!({
-                "registration": shape::registration(registration),
-                "update": shape::update(update),
-            }),
+            json!({ "registration": registered(registration), "update": shape::update(update) }),
         ),
-        ServerEvent::Deregistered(registration) => {
-            (Kind::Deregistration, shape::registration(registration))
-        }
+        ServerEvent::Deregistered(registration) => (Kind::Deregistration, registered(registration)),
         ServerEvent::Notified {
             observation,
-            response:
-                DeviceResponse {
-                    body: Body::Node(node),
-                    ..
-                },
+            response,
         } => (
             Kind::Notification,
-            json!({
-                "ep": observation.endpoint,
-                "kind": "single",
-                "res": observation.path.to_string(),
-                "val": shape::node(node),
-            }),
+            notification(endpoint, &observation.target, &response.body)?,
         ),
-        // The end of an observation has no value to show.
-        ServerEvent::Notified { .. } => return None,
+        ServerEvent::Sent { values, .. } => (Kind::Send, sent(endpoint, values)),
+        ServerEvent::Sleeping(_) => (Kind::Sleeping, json!({ "ep": endpoint })),
+        ServerEvent::Awake(_) => (Kind::Awake, json!({ "ep": endpoint })),
+        ServerEvent::CoapLog {
+            incoming,
+            at_unix_ms,
+            datagram,
+            ..
+        } => (
+            Kind::CoapLog,
+            coap_log::message(endpoint, *incoming, *at_unix_ms, datagram),
+        ),
+        ServerEvent::ObservationStarted(_) | ServerEvent::ObservationEnded(_) => return None,
     };
     Some(Frame {
         kind,
-        endpoint: Some(event.endpoint().to_owned()),
+        endpoint: Some(endpoint.to_owned()),
         data: data.to_string(),
     })
+}
+
+/// `None` for the end of an observation, which has no value to show.
+fn notification(endpoint: &str, target: &Target, body: &Body) -> Option<Json> {
+    let timed = match body {
+        Body::Timed(values) => values.as_slice(),
+        _ => &[],
+    };
+    let mut json = match target.path() {
+        Some(path) => {
+            let value = match body {
+                Body::Node(node) => shape::node(node),
+                Body::Timed(_) => shape::node(latest(timed).get(path)?),
+                _ => return None,
+            };
+            json!({ "ep": endpoint, "kind": "single", "res": path.to_string(), "val": value })
+        }
+        None => {
+            let values = match body {
+                Body::Nodes(nodes) => shape::nodes(nodes),
+                Body::Timed(_) => shape::nodes(latest(timed)),
+                _ => return None,
+            };
+            let paths: Json = target.paths().iter().map(ToString::to_string).collect();
+            json!({ "ep": endpoint, "kind": "composite", "val": values, "paths": paths })
+        }
+    };
+    if !timed.is_empty() {
+        json["timestamped"] = timestamped(timed);
+    }
+    Some(json)
+}
+
+fn sent(endpoint: &str, values: &[Values]) -> Json {
+    let mut json = json!({ "ep": endpoint, "val": shape::nodes(latest(values)) });
+    if values.iter().any(|values| values.at_unix_ms.is_some()) {
+        json["timestamped"] = timestamped(values);
+    }
+    json
+}
+
+/// The newest value of each path; of those without a time, the last.
+fn latest(values: &[Values]) -> BTreeMap<&ObjectPath, &Node> {
+    let mut in_time: Vec<&Values> = values.iter().collect();
+    // What has no time is from now.
+    in_time.sort_by_key(|values| values.at_unix_ms.unwrap_or(i64::MAX));
+    in_time
+        .into_iter()
+        .flat_map(|values| &values.nodes)
+        .collect()
+}
+
+fn timestamped(values: &[Values]) -> Json {
+    values
+        .iter()
+        .map(|values| {
+            let mut json = Map::new();
+            json.insert("timestamp".to_owned(), json!(values.at_unix_ms));
+            json.insert("val".to_owned(), shape::nodes(&values.nodes));
+            Json::Object(json)
+        })
+        .collect()
 }
 
 fn lagged(missed: u64) -> Frame {
@@ -232,18 +411,31 @@ pub(super) async fn watch(
             format!("{WATCHERS} watch already: try again later"),
         ));
     };
+    // As with Leshan only one device's messages can be watched at a time.
+    let coap = match &wanted.ep {
+        Some(endpoint) if kinds.contains(&Kind::CoapLog) => {
+            Some(web.engine.log_coap(endpoint).await)
+        }
+        _ => None,
+    };
     let watcher = Watcher {
         frames: web.events.frames.subscribe(),
         endpoint: wanted.ep,
         kinds,
+        coap,
         _room: room,
     };
     let hello = Event::default().comment("watching").retry(RETRY);
-    // Else a stream would hold up the server's end.
-    let stopping = web.shutdown.clone().cancelled_owned();
+    // A stream must neither hold up the server's end nor outlast the right to it: a browser comes again by itself.
+    let stop = async move {
+        tokio::select! {
+            () = web.shutdown.cancelled() => {}
+            () = web.gate.changed() => {}
+        }
+    };
     let events = stream::once(async { Ok(hello) })
         .chain(watcher.events())
-        .take_until(stopping);
+        .take_until(Box::pin(stop));
     let sse = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
     // Proxies that buffer would hold events back.
     Ok(([("x-accel-buffering", "no")], sse).into_response())
@@ -258,9 +450,11 @@ fn kinds(names: Option<&str>) -> Result<Vec<Kind>, Refused> {
             .into_iter()
             .find(|kind| kind.name().eq_ignore_ascii_case(name.trim()))
             .ok_or_else(|| {
-                Refused::invalid(
-                    "events is a list of REGISTRATION, UPDATED, DEREGISTRATION and NOTIFICATION, with commas between",
-                )
+                let all: Vec<&str> = Kind::CHOICE.iter().map(|kind| kind.name()).collect();
+                Refused::invalid(format_args!(
+                    "events is a list with commas between, of {}",
+                    all.join(", ")
+                ))
             })
     };
     // A name may stand there twice, but not a million times.
@@ -279,6 +473,8 @@ struct Watcher {
     frames: broadcast::Receiver<Arc<Frame>>,
     endpoint: Option<String>,
     kinds: Vec<Kind>,
+    /// While it is there, CoAP messages are told.
+    coap: Option<CoapLog>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -309,7 +505,12 @@ impl Watcher {
             (Some(wanted), Some(about)) => wanted == about,
             (None, _) | (_, None) => true,
         };
-        of_device && (frame.kind == Kind::Lagged || self.kinds.contains(&frame.kind))
+        match frame.kind {
+            Kind::Lagged => of_device,
+            // Somebody else may watch that device's messages.
+            Kind::CoapLog => of_device && self.coap.is_some(),
+            kind => of_device && self.kinds.contains(&kind),
+        }
     }
 }
 
@@ -324,6 +525,7 @@ mod tests {
             frames: events.frames.subscribe(),
             endpoint: Some("dev".to_owned()),
             kinds: vec![Kind::Updated],
+            coap: None,
             _room: events.room.try_acquire_owned().unwrap(),
         };
         let send = |endpoint: &str, kind, data: usize| {
@@ -357,7 +559,7 @@ mod tests {
         let names = |text| {
             kinds(text).map(|kinds| kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>())
         };
-        assert_eq!(names(None).ok().unwrap().len(), 4);
+        assert_eq!(names(None).ok().unwrap().len(), 9);
         assert_eq!(
             names(Some("updated, NOTIFICATION,UPDATED")).ok().unwrap(),
             ["UPDATED", "NOTIFICATION"]

@@ -1,20 +1,19 @@
 //! The last values seen of each device, so that whoever looks sees something at once.
 //!
-//! GET `/api/clients/<ep>/values` answers
-//! `{"observed": ["/3303/0/5700"], "values": [{"path": …, "timestamp": <Unix ms>, "val": <node>}]}`: what notifications
-//! and reads showed, resource by resource. It is a convenience, in memory, gone with the registration and with the
-//! server. `observed` has the paths whose observation was seen at work: one that has not notified since the server was
-//! started is not there yet.
+//! GET `/api/clients/<ep>/values` answers `{"observed": ["/3303/0/5700"], "composites": [["/3/0/9", …]], "values": [{"path":
+//! …, "timestamp": <Unix ms>, "val": <node>}]}`: what is observed, and what notifications, Sends and reads showed, resource
+//! by resource. The values are a convenience, in memory, gone with the registration and with the server.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use lwm2m::Target;
 use lwm2m_model::{InstanceNode, Node, ObjectPath, ResourceContent, ResourceNode, Value};
 use serde_json::{Value as Json, json};
 
 use super::shape;
 
-/// The most values and observed paths kept; beyond them known ones are still renewed.
+/// The most values kept; beyond them known ones are still renewed.
 const ENTRIES: usize = 100_000;
 /// The most bytes of values, as far as they can be counted.
 const BYTES: usize = 64 * 1024 * 1024;
@@ -34,7 +33,6 @@ struct Kept {
 #[derive(Default)]
 struct Device {
     values: BTreeMap<ObjectPath, Known>,
-    observed: BTreeSet<ObjectPath>,
 }
 
 /// The last value of a resource, or of a resource instance.
@@ -82,26 +80,6 @@ impl Values {
         }
     }
 
-    /// A path is observed.
-    pub(super) fn observed(&self, endpoint: &str, path: ObjectPath) {
-        let mut kept = self.lock();
-        let known = kept.devices.get(endpoint);
-        if kept.entries < ENTRIES && known.is_none_or(|device| !device.observed.contains(&path)) {
-            kept.device(endpoint).observed.insert(path);
-            kept.entries += 1;
-        }
-    }
-
-    /// A path is observed no more.
-    pub(super) fn unobserved(&self, endpoint: &str, path: ObjectPath) {
-        let mut kept = self.lock();
-        let removed = kept
-            .devices
-            .get_mut(endpoint)
-            .is_some_and(|device| device.observed.remove(&path));
-        kept.entries -= usize::from(removed);
-    }
-
     /// What was below a path is gone.
     pub(super) fn deleted(&self, endpoint: &str, path: ObjectPath) {
         let mut kept = self.lock();
@@ -145,13 +123,25 @@ impl Values {
         }
     }
 
-    /// What is known of a device.
-    pub(super) fn of(&self, endpoint: &str) -> Json {
+    /// What is known of a device, of which these are observed.
+    pub(super) fn of<'a>(
+        &self,
+        endpoint: &str,
+        observed: impl Iterator<Item = &'a Target>,
+    ) -> Json {
+        let (mut single, mut composites) = (BTreeSet::new(), Vec::new());
+        for target in observed {
+            match target.path() {
+                Some(path) => {
+                    single.insert(*path);
+                }
+                None => composites.push(target.paths().iter().map(ToString::to_string).collect()),
+            }
+        }
         let kept = self.lock();
-        let Some(device) = kept.devices.get(endpoint) else {
-            return json!({ "observed": [], "values": [] });
-        };
-        let values = device.values.iter().map(|(path, known)| {
+        let known = kept.devices.get(endpoint);
+        let values = known.into_iter().flat_map(|device| &device.values);
+        let values = values.map(|(path, known)| {
             json!({
                 "path": path.to_string(),
                 "timestamp": known.at_unix_ms,
@@ -159,7 +149,8 @@ impl Values {
             })
         });
         json!({
-            "observed": device.observed.iter().map(ToString::to_string).collect::<Json>(),
+            "observed": single.iter().map(ToString::to_string).collect::<Json>(),
+            "composites": composites.into_iter().collect::<Vec<Vec<String>>>(),
             "values": values.collect::<Json>(),
         })
     }
@@ -210,7 +201,7 @@ impl Kept {
 
     fn remove(&mut self, endpoint: &str) {
         if let Some(device) = self.devices.remove(endpoint) {
-            self.entries -= device.values.len() + device.observed.len();
+            self.entries -= device.values.len();
             self.bytes -= device
                 .values
                 .values()
@@ -260,12 +251,15 @@ mod tests {
         ));
         values.seen("dev", path("/3303/0"), &instance, 1);
         values.seen("dev", path("/3303/0/5700"), &temperature(20.0), 2);
-        values.observed("dev", path("/3303/0/5700"));
-        values.observed("dev", path("/3303/0/5700"));
+        let observed = [
+            Target::Path(path("/3303/0/5700")),
+            Target::list([path("/3303/0/5701"), path("/3/0/9")]),
+        ];
         assert_eq!(
-            values.of("dev"),
+            values.of("dev", observed.iter()),
             json!({
                 "observed": ["/3303/0/5700"],
+                "composites": [["/3/0/9", "/3303/0/5701"]],
                 "values": [
                     {"path": "/3303/0/5700", "timestamp": 2,
                         "val": {"kind": "singleResource", "id": 5700, "type": "FLOAT", "value": "20.0"}},
@@ -274,9 +268,12 @@ mod tests {
                 ],
             })
         );
-        values.unobserved("dev", path("/3303/0/5700"));
         values.deleted("dev", path("/3303/0"));
-        assert_eq!(values.of("dev"), json!({"observed": [], "values": []}));
+        let of = |endpoint| values.of(endpoint, std::iter::empty());
+        assert_eq!(
+            of("dev"),
+            json!({"observed": [], "composites": [], "values": []})
+        );
         assert_eq!(values.lock().entries, 0);
         assert_eq!(values.lock().bytes, 0);
     }
@@ -290,18 +287,16 @@ mod tests {
                 values.seen(&format!("dev{device}"), path, &temperature(value), 1);
             }
         };
+        let of = |endpoint| values.of(endpoint, std::iter::empty());
         (0..101).for_each(|device| seen(device, 19.0));
         assert_eq!(values.lock().entries, ENTRIES);
-        assert_eq!(values.of("dev100")["values"], json!([]));
+        assert_eq!(of("dev100")["values"], json!([]));
         // Known ones are renewed, and who goes makes room.
         seen(0, 20.0);
-        assert_eq!(values.of("dev0")["values"][0]["val"]["value"], "20.0");
+        assert_eq!(of("dev0")["values"][0]["val"]["value"], "20.0");
         values.forget("dev1");
         seen(100, 19.0);
-        assert_eq!(
-            values.of("dev100")["values"].as_array().unwrap().len(),
-            1_000
-        );
+        assert_eq!(of("dev100")["values"].as_array().unwrap().len(), 1_000);
         values.retain(|endpoint| endpoint == "dev7");
         assert_eq!(values.lock().entries, 1_000);
 

@@ -9,8 +9,13 @@ use openssl::sha::sha256;
 
 const FRAME: &str = include_str!("page/index.html");
 const STYLE: &str = include_str!("page/style.css");
-/// In two files, which become one script.
-const SCRIPT: [&str; 2] = [include_str!("page/device.js"), include_str!("page/app.js")];
+/// In files that become one script.
+const SCRIPT: [&str; 4] = [
+    include_str!("page/device.js"),
+    include_str!("page/login.js"),
+    include_str!("page/side.js"),
+    include_str!("page/app.js"),
+];
 
 struct Page {
     document: String,
@@ -56,7 +61,8 @@ mod tests {
     #[test]
     fn the_page_is_whole_and_has_nothing_from_elsewhere() {
         let document = &PAGE.document;
-        for part in [STYLE, SCRIPT[0], SCRIPT[1]] {
+        assert!(document.contains(STYLE));
+        for part in SCRIPT {
             assert!(document.contains(part));
         }
         assert!(!document.contains("/*style*/") && !document.contains("/*script*/"));

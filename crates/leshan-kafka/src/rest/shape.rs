@@ -1,16 +1,19 @@
 //! The shapes of answers and events: Leshan 2's, as recorded from its demo server.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use coap::Code;
 use lwm2m::{Body, DeviceResponse, Registration, RegistrationUpdate};
 use lwm2m_codec::{Link, LinkError, parse_links};
-use lwm2m_model::{InstanceNode, Node, ResourceContent, ResourceNode, Value, ValueType};
+use lwm2m_model::{
+    InstanceNode, Node, ObjectPath, ResourceContent, ResourceNode, Value, ValueType,
+};
 use serde_json::{Map, Value as Json, json};
 
-/// A registration.
-pub(super) fn registration(registration: &Registration) -> Json {
+/// A registration; `sleeps` is told of devices in queue mode only.
+pub(super) fn registration(registration: &Registration, sleeps: bool) -> Json {
     let mut json = json!({
         "endpoint": registration.endpoint,
         "registrationId": registration.registration_id,
@@ -29,6 +32,9 @@ pub(super) fn registration(registration: &Registration) -> Json {
     });
     if let Some(sms) = &registration.sms {
         json["smsNumber"] = json!(sms);
+    }
+    if registration.binding.queue {
+        json["sleeping"] = json!(sleeps);
     }
     json
 }
@@ -99,7 +105,9 @@ pub(super) fn response(response: &DeviceResponse) -> Result<Json, LinkError> {
         // Leshan names the place without the leading slash.
         Body::Location(location) => json["location"] = json!(location.trim_start_matches('/')),
         Body::Message(message) if !message.is_empty() => json["errormessage"] = json!(message),
-        Body::Message(_) | Body::None | Body::Cancelled(_) => {}
+        Body::Nodes(content) => json["content"] = nodes(content),
+        // Only notifications have times.
+        Body::Message(_) | Body::None | Body::Cancelled(_) | Body::Timed(_) => {}
     }
     Ok(json)
 }
@@ -129,6 +137,18 @@ fn status_name(code: Code) -> Option<&'static str> {
         Code::INTERNAL_SERVER_ERROR => "INTERNAL_SERVER_ERROR",
         _ => return None,
     })
+}
+
+/// Nodes by their paths.
+pub(super) fn nodes<'a>(
+    nodes: impl IntoIterator<Item = (&'a ObjectPath, impl Borrow<Node>)>,
+) -> Json {
+    let one = |(path, of): (&ObjectPath, _)| (path.to_string(), node(Borrow::borrow(&of)));
+    nodes
+        .into_iter()
+        .map(one)
+        .collect::<Map<String, Json>>()
+        .into()
 }
 
 /// A node with its values.
@@ -211,7 +231,7 @@ fn value(value: &Value) -> Json {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     bytes
         .iter()

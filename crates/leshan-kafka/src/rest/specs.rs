@@ -72,18 +72,18 @@ fn instances(multiple: bool) -> &'static str {
     if multiple { "multiple" } else { "single" }
 }
 
-/// The name of a type in a model.
+/// The name of a type in a model: Leshan's enum in lower case.
 fn type_name(kind: Option<ValueType>) -> &'static str {
     match kind {
         Some(ValueType::String) => "string",
         Some(ValueType::Integer) => "integer",
-        Some(ValueType::Unsigned) => "unsigned",
+        Some(ValueType::Unsigned) => "unsigned_integer",
         Some(ValueType::Float) => "float",
         Some(ValueType::Boolean) => "boolean",
         Some(ValueType::Opaque) => "opaque",
         Some(ValueType::Time) => "time",
         Some(ValueType::ObjectLink) => "objlnk",
-        Some(ValueType::CoreLink) => "corelnk",
+        Some(ValueType::CoreLink) => "corelink",
         None => "none",
     }
 }

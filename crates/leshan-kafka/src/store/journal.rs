@@ -1,7 +1,7 @@
 //! The request journal: from acceptance to reply.
 
 use records::{AvroRecord as _, Request};
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{Store, StoreError};
 
@@ -9,30 +9,59 @@ use super::{Store, StoreError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EntryState {
     /// Accepted; nothing was sent to the device.
-    Accepted = 0,
+    Accepted,
     /// One that must not be sent twice may have reached the device.
-    Sent = 1,
+    Sent,
+    /// The same command as an earlier one that has no reply yet: answered when that is, and as that is.
+    Follows(i64),
 }
 
+const ACCEPTED: i64 = 0;
+const SENT: i64 = 1;
 /// The state of a request that has its reply.
 const ANSWERED: i64 = 2;
+const FOLLOWS: i64 = 3;
 
-/// A request as it is accepted.
+/// A request as it is offered to the journal.
 #[derive(Clone, Debug)]
 pub(crate) struct Accepted {
     /// Where it was first written; the same origin is never run twice.
     pub(crate) origin: String,
     pub(crate) request: Request,
     pub(crate) accepted_ms: i64,
+    /// When the record says it was written, Unix milliseconds.
+    pub(crate) written_ms: i64,
+    /// Its own word on when it is too late.
+    pub(crate) expires_ms: Option<i64>,
+    /// Its `traceparent`.
+    pub(crate) trace: String,
+    /// It can't be read as a whole, for this reason: it is answered so.
+    pub(crate) malformed: Option<String>,
+}
+
+/// What the engine adds to an [`Accepted`] before it is written down.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offered {
     pub(crate) deadline_ms: i64,
+    /// Its device is in queue mode: it waits for it, whatever becomes of the registration.
+    pub(crate) sleeper: bool,
 }
 
 /// A request of the journal that has no reply yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) id: i64,
+    pub(crate) origin: String,
     pub(crate) request: Request,
     pub(crate) deadline_ms: i64,
+    pub(crate) sleeper: bool,
+    pub(crate) trace: String,
+}
+
+/// What the last run left of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct OpenEntry {
+    pub(crate) entry: Entry,
     pub(crate) state: EntryState,
 }
 
@@ -40,72 +69,160 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) enum Known {
     /// It was not there: now it is, and has to be run.
-    New(Entry),
+    New(Box<Entry>),
     /// This very record was accepted before.
     SameOrigin,
-    /// The same command within the window, and its reply (a `Response`'s datum) where it has one.
-    Duplicate { reply: Option<Vec<u8>> },
+    /// The same command within the window, whose reply (a `Response`'s datum) is this one's too.
+    Duplicate { reply: Vec<u8> },
+    /// The same command within the window, which has no reply yet.
+    Follows { first: i64, id: i64 },
+}
+
+/// A request that waits, as a person sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Queued {
+    pub(crate) id: i64,
+    pub(crate) request: Request,
+    pub(crate) accepted_ms: i64,
+    pub(crate) deadline_ms: i64,
 }
 
 impl Store {
-    /// Offers requests to the journal, in one synced transaction. `window_ms`: within which an identical command is
-    /// a duplicate.
-    pub(crate) fn accept(
+    /// Offers a request to the journal. It is there with the next commit.
+    pub(crate) fn offer(
         &mut self,
-        offered: &[Accepted],
+        accepted: &Accepted,
+        offered: Offered,
         window_ms: i64,
-    ) -> Result<Vec<Known>, StoreError> {
-        let transaction = self.connection.transaction()?;
-        let mut known = Vec::with_capacity(offered.len());
-        for accepted in offered {
-            known.push(offer(&transaction, accepted, window_ms)?);
+    ) -> Result<Known, StoreError> {
+        self.begin(true)?;
+        let connection = self.connection();
+        let same_origin = connection
+            .prepare_cached("SELECT 1 FROM requests WHERE origin = ?1")?
+            .query_row(params![accepted.origin], |_| Ok(()))
+            .optional()?;
+        if same_origin.is_some() {
+            return Ok(Known::SameOrigin);
         }
-        transaction.commit()?;
-        Ok(known)
+        let must_not_repeat = accepted.malformed.is_none() && must_not_repeat(&accepted.request);
+        let fingerprint = must_not_repeat.then(|| fingerprint(&accepted.request));
+        let earlier = match &fingerprint {
+            None => None,
+            Some(fingerprint) => connection
+                .prepare_cached(
+                    "SELECT id, state, reply FROM requests
+                     WHERE fingerprint = ?1 AND accepted_ms > ?2 ORDER BY id LIMIT 1",
+                )?
+                .query_row(
+                    params![fingerprint, accepted.accepted_ms.saturating_sub(window_ms)],
+                    |row| {
+                        let reply = row.get::<_, Option<Vec<u8>>>(2)?;
+                        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, reply))
+                    },
+                )
+                .optional()?,
+        };
+        // A duplicate's fingerprint is not kept: the window counts from the command that was run.
+        let (state, follows, kept) = match &earlier {
+            None => (ACCEPTED, None, fingerprint),
+            Some((_, ANSWERED, _)) => (ANSWERED, None, None),
+            Some((first, _, _)) => (FOLLOWS, Some(*first), None),
+        };
+        let datum = if state == ANSWERED {
+            Vec::new()
+        } else {
+            accepted.request.to_datum()
+        };
+        connection
+            .prepare_cached(
+                "INSERT INTO requests (origin, fingerprint, accepted_ms, deadline_ms, request, state, sleeper, trace, follows)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?
+            .execute(params![
+                accepted.origin,
+                kept,
+                accepted.accepted_ms,
+                offered.deadline_ms,
+                datum,
+                state,
+                offered.sleeper,
+                accepted.trace,
+                follows
+            ])?;
+        let id = connection.last_insert_rowid();
+        Ok(match earlier {
+            None => Known::New(Box::new(Entry {
+                id,
+                origin: accepted.origin.clone(),
+                request: accepted.request.clone(),
+                deadline_ms: offered.deadline_ms,
+                sleeper: offered.sleeper,
+                trace: accepted.trace.clone(),
+            })),
+            Some((_, ANSWERED, reply)) => Known::Duplicate {
+                reply: reply.unwrap_or_default(),
+            },
+            Some((first, _, _)) => Known::Follows { first, id },
+        })
     }
 
     /// Requests without a reply, in the order of their acceptance.
-    pub(crate) fn open_requests(&self) -> Result<Vec<Entry>, StoreError> {
-        let mut statement = self.connection().prepare(
-            "SELECT id, request, deadline_ms, state FROM requests WHERE state < 2 ORDER BY id",
-        )?;
-        let rows = statement.query_map([], |row| {
-            Ok((
-                row.get::<_, i64>(0)?,
-                row.get::<_, Vec<u8>>(1)?,
-                row.get::<_, i64>(2)?,
-                row.get::<_, i64>(3)?,
-            ))
-        })?;
+    pub(crate) fn open_requests(&self) -> Result<Vec<OpenEntry>, StoreError> {
+        let mut statement = self.connection().prepare(&format!(
+            "SELECT {ENTRY}, state, follows FROM requests WHERE state <> 2 ORDER BY id"
+        ))?;
+        let mut found = statement.query([])?;
         let mut entries = Vec::new();
-        for row in rows {
-            let (id, datum, deadline_ms, state) = row?;
-            let request = Request::from_datum(&datum).map_err(|error| StoreError::Row {
-                what: "request",
-                reason: error.to_string(),
-            })?;
-            let state = if state == EntryState::Sent as i64 {
-                EntryState::Sent
-            } else {
-                EntryState::Accepted
+        while let Some(row) = found.next()? {
+            let state = match row.get::<_, i64>("state")? {
+                SENT => EntryState::Sent,
+                FOLLOWS => EntryState::Follows(row.get("follows")?),
+                _ => EntryState::Accepted,
             };
-            entries.push(Entry {
-                id,
-                request,
-                deadline_ms,
+            entries.push(OpenEntry {
+                entry: entry(row)?,
                 state,
             });
         }
         Ok(entries)
     }
 
+    /// A request that has no reply yet.
+    pub(crate) fn open_request(&self, id: i64) -> Result<Option<Entry>, StoreError> {
+        let mut statement = self.connection().prepare_cached(&format!(
+            "SELECT {ENTRY} FROM requests WHERE id = ?1 AND state <> 2"
+        ))?;
+        let mut found = statement.query(params![id])?;
+        found.next()?.map(entry).transpose()
+    }
+
+    /// These requests as a person sees them; those that were answered meanwhile are left out.
+    pub(crate) fn queued(&self, ids: &[i64]) -> Result<Vec<Queued>, StoreError> {
+        let mut statement = self.connection().prepare_cached(
+            "SELECT request, accepted_ms, deadline_ms FROM requests WHERE id = ?1 AND state <> 2",
+        )?;
+        let mut all = Vec::with_capacity(ids.len());
+        for id in ids {
+            let mut found = statement.query(params![id])?;
+            if let Some(row) = found.next()? {
+                all.push(Queued {
+                    id: *id,
+                    request: request(&row.get::<_, Vec<u8>>(0)?)?,
+                    accepted_ms: row.get(1)?,
+                    deadline_ms: row.get(2)?,
+                });
+            }
+        }
+        Ok(all)
+    }
+
     /// Forgets answered requests that were accepted before this, and all but the last `most` (whatever their age).
     pub(crate) fn forget_answered(&mut self, unix_ms: i64, most: i64) -> Result<(), StoreError> {
-        self.connection.execute(
+        self.connection().execute(
             "DELETE FROM requests WHERE state = ?1 AND accepted_ms < ?2",
             params![ANSWERED, unix_ms],
         )?;
-        self.connection.execute(
+        self.connection().execute(
             "DELETE FROM requests WHERE state = ?1 AND id <= (SELECT max(id) FROM requests) - ?2",
             params![ANSWERED, most],
         )?;
@@ -113,54 +230,24 @@ impl Store {
     }
 }
 
-fn offer(
-    transaction: &Transaction<'_>,
-    accepted: &Accepted,
-    window_ms: i64,
-) -> Result<Known, StoreError> {
-    let same_origin = transaction
-        .prepare_cached("SELECT 1 FROM requests WHERE origin = ?1")?
-        .query_row(params![accepted.origin], |_| Ok(()))
-        .optional()?;
-    if same_origin.is_some() {
-        return Ok(Known::SameOrigin);
-    }
-    let datum = accepted.request.to_datum();
-    let fingerprint = fingerprint(&accepted.request);
-    let earlier = if must_not_repeat(&accepted.request) {
-        transaction
-            .prepare_cached(
-                "SELECT reply FROM requests WHERE fingerprint = ?1 AND accepted_ms > ?2 ORDER BY id LIMIT 1",
-            )?
-            .query_row(
-                params![fingerprint, accepted.accepted_ms.saturating_sub(window_ms)],
-                |row| row.get::<_, Option<Vec<u8>>>(0),
-            )
-            .optional()?
-    } else {
-        None
-    };
-    if let Some(reply) = earlier {
-        return Ok(Known::Duplicate { reply });
-    }
-    transaction
-        .prepare_cached(
-            "INSERT INTO requests (origin, fingerprint, accepted_ms, deadline_ms, request, state)
-             VALUES (?1, ?2, ?3, ?4, ?5, 0)",
-        )?
-        .execute(params![
-            accepted.origin,
-            fingerprint,
-            accepted.accepted_ms,
-            accepted.deadline_ms,
-            datum
-        ])?;
-    Ok(Known::New(Entry {
-        id: transaction.last_insert_rowid(),
-        request: accepted.request.clone(),
-        deadline_ms: accepted.deadline_ms,
-        state: EntryState::Accepted,
-    }))
+const ENTRY: &str = "id, origin, request, deadline_ms, sleeper, trace";
+
+fn entry(row: &Row<'_>) -> Result<Entry, StoreError> {
+    Ok(Entry {
+        id: row.get("id")?,
+        origin: row.get("origin")?,
+        request: request(&row.get::<_, Vec<u8>>("request")?)?,
+        deadline_ms: row.get("deadline_ms")?,
+        sleeper: row.get("sleeper")?,
+        trace: row.get::<_, Option<String>>("trace")?.unwrap_or_default(),
+    })
+}
+
+fn request(datum: &[u8]) -> Result<Request, StoreError> {
+    Request::from_datum(datum).map_err(|error| StoreError::Row {
+        what: "request",
+        reason: error.to_string(),
+    })
 }
 
 /// Requests that change something by being sent once more.
@@ -178,20 +265,20 @@ fn fingerprint(request: &Request) -> [u8; 32] {
     openssl::sha::sha256(&asked.to_datum())
 }
 
-pub(super) fn mark_sent(transaction: &Transaction<'_>, id: i64) -> Result<(), StoreError> {
-    transaction
-        .prepare_cached("UPDATE requests SET state = 1 WHERE id = ?1 AND state = 0")?
-        .execute(params![id])?;
+pub(super) fn mark_sent(connection: &Connection, id: i64) -> Result<(), StoreError> {
+    connection
+        .prepare_cached("UPDATE requests SET state = ?2 WHERE id = ?1 AND state = ?3")?
+        .execute(params![id, SENT, ACCEPTED])?;
     Ok(())
 }
 
 pub(super) fn answer(
-    transaction: &Transaction<'_>,
+    connection: &Connection,
     id: i64,
     reply: Option<&[u8]>,
 ) -> Result<(), StoreError> {
     // Of one that is answered its origin and fingerprint are remembered, not what was asked for.
-    transaction
+    connection
         .prepare_cached("UPDATE requests SET state = ?3, reply = ?2, request = x'' WHERE id = ?1")?
         .execute(params![id, reply, ANSWERED])?;
     Ok(())

@@ -1,19 +1,24 @@
 //! What survives a restart: registrations, observations, the request journal and records on their way to Kafka.
 //!
-//! One SQLite file. Everything that one turn of the engine's loop changed goes in with one synced transaction, before
-//! any datagram of that turn is sent: what a device or Kafka was told is there after a crash, of the process or of
-//! the machine.
+//! One SQLite file. Everything that one turn of the engine's loop changed goes in with one transaction, before any
+//! datagram of that turn is sent. It is synced to the disk when it holds something a device or Kafka is told: that is
+//! there after a crash of the machine. What only came to the spool or left it is written without (it outlives the
+//! process) and synced within 100 ms.
 
 mod journal;
 mod outbox;
+mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lwm2m::{Observation, Registration};
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, params};
 
-pub(crate) use journal::{Accepted, Entry, EntryState, Known, must_not_repeat};
+pub(crate) use journal::{Accepted, Entry, EntryState, Known, Offered, must_not_repeat};
 pub(crate) use outbox::{Outgoing, OutgoingKind};
 
 /// Why the store can't be used.
@@ -54,7 +59,8 @@ pub(crate) enum StoreError {
     },
 }
 
-const FORMAT: i64 = 1;
+/// 1: rows as JSON, one outbox for all kinds. 2: compact rows, an outbox by kind, followers and traces of requests.
+const FORMAT: i64 = 2;
 
 /// One thing that changed.
 #[derive(Debug)]
@@ -65,7 +71,7 @@ pub(crate) enum Change {
     },
     PutObservation(Arc<Observation>),
     RemoveObservation(Arc<Observation>),
-    /// A request that must not be sent twice is about to be sent.
+    /// A request that must not be sent twice leaves with this turn's datagrams.
     Sent {
         id: i64,
     },
@@ -74,26 +80,49 @@ pub(crate) enum Change {
         id: i64,
         reply: Option<Vec<u8>>,
     },
-    /// A record for Kafka that has to outlive a crash.
-    Enqueue(Outgoing),
+    /// A record for Kafka that has to outlive a crash, under its number among those of its kind.
+    Enqueue {
+        id: i64,
+        record: Outgoing,
+    },
     /// A record that Kafka has acknowledged.
     Published {
+        kind: OutgoingKind,
         id: i64,
+    },
+    /// The replies before this offset of the replies' topic are known to be there.
+    RepliesUpTo {
+        topic: Arc<str>,
+        partition: i32,
+        next: i64,
+    },
+    /// How long a device in queue mode listens after it was heard of; `None`: the default.
+    AwakeWindow {
+        endpoint: String,
+        window: Option<Duration>,
     },
 }
 
-/// What a commit did to the outbox.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Committed {
-    /// The ids of records added, in their order.
-    pub(crate) enqueued: Vec<i64>,
-    /// The bytes of records removed.
-    pub(crate) removed_bytes: u64,
+impl Change {
+    /// Whether it has to be on the disk before anything of this turn is told to anybody.
+    fn is_told(&self) -> bool {
+        match self {
+            Self::Enqueue { record, .. } => record.kind != OutgoingKind::Observation,
+            // Done again, or produced again, where the machine fails.
+            Self::Published { .. } | Self::RepliesUpTo { .. } => false,
+            _ => true,
+        }
+    }
 }
 
 /// The embedded store.
 pub(crate) struct Store {
     connection: Connection,
+    /// A transaction was begun for this turn.
+    begun: bool,
+    /// The transaction begun, or one committed since the last sync, holds something not synced yet.
+    synced: bool,
+    is_full: bool,
 }
 
 impl Store {
@@ -102,13 +131,13 @@ impl Store {
             path: path.to_owned(),
             source,
         };
-        let connection = Connection::open(path).map_err(open)?;
+        let mut connection = Connection::open(path).map_err(open)?;
         connection
             .execute_batch(
                 "PRAGMA journal_mode = WAL;
                  PRAGMA synchronous = FULL;
                  PRAGMA locking_mode = EXCLUSIVE;
-                 PRAGMA cache_size = -4096;
+                 PRAGMA cache_size = -2048;
                  PRAGMA wal_autocheckpoint = 1000;",
             )
             .map_err(open)?;
@@ -122,49 +151,134 @@ impl Store {
                 known: FORMAT,
             });
         }
-        connection.execute_batch(SCHEMA).map_err(open)?;
-        connection
+        let transaction = connection.transaction().map_err(open)?;
+        if found == 1 {
+            transaction
+                .execute_batch(
+                    "ALTER TABLE requests RENAME TO requests_1;
+                     ALTER TABLE outbox RENAME TO outbox_1;
+                     DROP INDEX requests_by_fingerprint; DROP INDEX requests_by_time; DROP INDEX requests_open;
+                     ALTER TABLE registrations RENAME COLUMN json TO row;
+                     ALTER TABLE observations RENAME COLUMN json TO row;",
+                )
+                .map_err(open)?;
+        }
+        transaction.execute_batch(SCHEMA).map_err(open)?;
+        if found == 1 {
+            transaction
+                .execute_batch(
+                    "INSERT INTO requests (id, origin, fingerprint, accepted_ms, deadline_ms, request, state, reply)
+                        SELECT id, origin, fingerprint, accepted_ms, deadline_ms, request, state, reply FROM requests_1;
+                     INSERT INTO outbox (kind, id, endpoint, datum) SELECT kind, id, endpoint, datum FROM outbox_1;
+                     DROP TABLE requests_1; DROP TABLE outbox_1;",
+                )
+                .map_err(open)?;
+        }
+        transaction
             .pragma_update(None, "user_version", FORMAT)
             .map_err(open)?;
+        transaction.commit().map_err(open)?;
         connection.set_prepared_statement_cache_capacity(64);
-        Ok(Self { connection })
+        Ok(Self {
+            connection,
+            begun: false,
+            synced: true,
+            is_full: true,
+        })
     }
 
-    /// Everything that changed, in order, in one synced transaction.
-    pub(crate) fn commit(&mut self, changes: &[Change]) -> Result<Committed, StoreError> {
-        let transaction = self.connection.transaction()?;
-        let mut committed = Committed::default();
+    /// Everything that changed, in order, with what was written before in this turn, in one transaction.
+    pub(crate) fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
+        if changes.is_empty() && !self.begun {
+            return Ok(0);
+        }
+        // What was written before in this turn is a request: it is told.
+        let told = self.begun || changes.iter().any(Change::is_told);
+        self.begin(told)?;
+        let mut removed = 0;
         for change in changes {
-            apply(&transaction, change, &mut committed)?;
+            removed += apply(&self.connection, change)?;
         }
-        transaction.commit()?;
-        Ok(committed)
+        self.connection.execute_batch("COMMIT")?;
+        self.begun = false;
+        self.synced = told;
+        Ok(removed)
     }
 
-    pub(crate) fn registrations(&self) -> Result<Vec<Registration>, StoreError> {
-        self.json_rows("registration", "SELECT json FROM registrations")
+    /// Begins this turn's transaction. How it is synced has to be said before.
+    fn begin(&mut self, told: bool) -> Result<(), StoreError> {
+        if self.begun {
+            return Ok(());
+        }
+        if told != self.is_full {
+            self.connection.pragma_update(
+                None,
+                "synchronous",
+                if told { "FULL" } else { "NORMAL" },
+            )?;
+            self.is_full = told;
+        }
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        self.begun = true;
+        Ok(())
     }
 
-    pub(crate) fn observations(&self) -> Result<Vec<Observation>, StoreError> {
-        self.json_rows("observation", "SELECT json FROM observations")
+    /// Whether something committed is not synced to the disk yet.
+    pub(crate) fn wants_sync(&self) -> bool {
+        !self.synced
     }
 
-    fn json_rows<T: serde::de::DeserializeOwned>(
+    /// Syncs what was committed without.
+    pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
+        self.begin(true)?;
+        // A transaction that writes nothing is not synced either.
+        self.connection.execute(
+            "INSERT OR REPLACE INTO numbers (name, number) VALUES ('syncs', 0)",
+            [],
+        )?;
+        self.connection.execute_batch("COMMIT")?;
+        self.begun = false;
+        self.synced = true;
+        Ok(())
+    }
+
+    /// Shows every registration and observation, one after the other: they need not be in memory twice.
+    pub(crate) fn take_up(
         &self,
-        what: &'static str,
-        query: &str,
-    ) -> Result<Vec<T>, StoreError> {
-        let mut statement = self.connection.prepare(query)?;
-        let rows = statement.query_map([], |row| row.get::<_, Vec<u8>>(0))?;
-        let mut all = Vec::new();
-        for row in rows {
-            let value = serde_json::from_slice(&row?).map_err(|error| StoreError::Row {
-                what,
-                reason: error.to_string(),
-            })?;
-            all.push(value);
+        take: impl FnOnce(&mut dyn Iterator<Item = Registration>, &mut dyn Iterator<Item = Observation>),
+    ) -> Result<(), StoreError> {
+        let blob = |row: &rusqlite::Row<'_>| row.get::<_, Vec<u8>>(0);
+        let mut failure = None;
+        let mut failed = None;
+        let mut registrations = self.connection.prepare("SELECT row FROM registrations")?;
+        let registrations = registrations.query_map([], blob)?;
+        let mut observations = self.connection.prepare("SELECT row FROM observations")?;
+        let observations = observations.query_map([], blob)?;
+        take(
+            &mut registrations
+                .map(|row| rows::registration(&row?))
+                .map_while(|read| read.map_err(|error| failure = Some(error)).ok()),
+            &mut observations
+                .map(|row| rows::observation(&row?))
+                .map_while(|read| read.map_err(|error| failed = Some(error)).ok()),
+        );
+        match failure.or(failed) {
+            Some(error) => Err(error),
+            None => Ok(()),
         }
-        Ok(all)
+    }
+
+    /// The awake windows that were set for devices.
+    pub(crate) fn awake_windows(&self) -> Result<Vec<(String, Duration)>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT endpoint, window_ms FROM awake_windows")?;
+        let found = statement.query_map([], |row| {
+            let window: i64 = row.get(1)?;
+            let window = Duration::from_millis(u64::try_from(window).unwrap_or(0));
+            Ok((row.get(0)?, window))
+        })?;
+        Ok(found.collect::<Result<_, _>>()?)
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -175,84 +289,116 @@ impl Store {
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS registrations (
         endpoint TEXT PRIMARY KEY,
-        json BLOB NOT NULL
+        row BLOB NOT NULL
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS observations (
         endpoint TEXT NOT NULL,
         path TEXT NOT NULL,
-        json BLOB NOT NULL,
+        row BLOB NOT NULL,
         PRIMARY KEY (endpoint, path)
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS requests (
         id INTEGER PRIMARY KEY,
         origin TEXT NOT NULL UNIQUE,
-        fingerprint BLOB NOT NULL,
+        fingerprint BLOB,
         accepted_ms INTEGER NOT NULL,
         deadline_ms INTEGER NOT NULL,
         request BLOB NOT NULL,
         state INTEGER NOT NULL,
-        reply BLOB
+        reply BLOB,
+        sleeper INTEGER NOT NULL DEFAULT 0,
+        trace TEXT,
+        follows INTEGER
     );
-    CREATE INDEX IF NOT EXISTS requests_by_fingerprint ON requests (fingerprint, accepted_ms);
+    CREATE INDEX IF NOT EXISTS requests_by_fingerprint ON requests (fingerprint, accepted_ms) WHERE fingerprint IS NOT NULL;
     CREATE INDEX IF NOT EXISTS requests_by_time ON requests (accepted_ms);
-    CREATE INDEX IF NOT EXISTS requests_open ON requests (id) WHERE state < 2;
+    CREATE INDEX IF NOT EXISTS requests_open ON requests (id) WHERE state <> 2;
     CREATE TABLE IF NOT EXISTS outbox (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
         kind INTEGER NOT NULL,
+        id INTEGER NOT NULL,
         endpoint TEXT NOT NULL,
-        datum BLOB NOT NULL
-    );
+        datum BLOB NOT NULL,
+        origin TEXT,
+        trace TEXT,
+        PRIMARY KEY (kind, id)
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS replies_up_to (
+        topic TEXT NOT NULL,
+        partition INTEGER NOT NULL,
+        next INTEGER NOT NULL,
+        PRIMARY KEY (topic, partition)
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS awake_windows (
+        endpoint TEXT PRIMARY KEY,
+        window_ms INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS numbers (
+        name TEXT PRIMARY KEY,
+        number INTEGER NOT NULL
+    ) WITHOUT ROWID;
 ";
 
-fn apply(
-    transaction: &Transaction<'_>,
-    change: &Change,
-    committed: &mut Committed,
-) -> Result<(), StoreError> {
+/// Says how many bytes it took from the outbox.
+fn apply(connection: &Connection, change: &Change) -> Result<u64, StoreError> {
     match change {
         Change::PutRegistration(registration) => {
-            let json = json("registration", registration.as_ref())?;
-            transaction
+            connection
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO registrations (endpoint, json) VALUES (?1, ?2)",
+                    "INSERT OR REPLACE INTO registrations (endpoint, row) VALUES (?1, ?2)",
                 )?
-                .execute(params![registration.endpoint, json])?;
+                .execute(params![
+                    registration.endpoint,
+                    rows::write("registration", registration.as_ref())?
+                ])?;
         }
         Change::RemoveRegistration { endpoint } => {
-            transaction
+            connection
                 .prepare_cached("DELETE FROM registrations WHERE endpoint = ?1")?
                 .execute(params![endpoint])?;
         }
         Change::PutObservation(observation) => {
-            let json = json("observation", observation.as_ref())?;
-            transaction
+            connection
                 .prepare_cached(
-                    "INSERT OR REPLACE INTO observations (endpoint, path, json) VALUES (?1, ?2, ?3)",
+                    "INSERT OR REPLACE INTO observations (endpoint, path, row) VALUES (?1, ?2, ?3)",
                 )?
-                .execute(params![observation.endpoint, observation.path.to_string(), json])?;
+                .execute(params![
+                    observation.endpoint,
+                    observation.target.to_string(),
+                    rows::write("observation", observation.as_ref())?
+                ])?;
         }
         Change::RemoveObservation(observation) => {
-            transaction
+            connection
                 .prepare_cached("DELETE FROM observations WHERE endpoint = ?1 AND path = ?2")?
-                .execute(params![observation.endpoint, observation.path.to_string()])?;
+                .execute(params![
+                    observation.endpoint,
+                    observation.target.to_string()
+                ])?;
         }
-        Change::Sent { id } => journal::mark_sent(transaction, *id)?,
-        Change::Answered { id, reply } => journal::answer(transaction, *id, reply.as_deref())?,
-        Change::Enqueue(outgoing) => {
-            committed
-                .enqueued
-                .push(outbox::insert(transaction, outgoing)?);
-        }
-        Change::Published { id } => {
-            committed.removed_bytes += outbox::delete(transaction, *id)?;
-        }
+        Change::Sent { id } => journal::mark_sent(connection, *id)?,
+        Change::Answered { id, reply } => journal::answer(connection, *id, reply.as_deref())?,
+        Change::Enqueue { id, record } => outbox::insert(connection, *id, record)?,
+        Change::Published { kind, id } => return outbox::delete(connection, *kind, *id),
+        Change::RepliesUpTo {
+            topic,
+            partition,
+            next,
+        } => outbox::replies_up_to(connection, topic, *partition, *next)?,
+        Change::AwakeWindow { endpoint, window } => match window {
+            Some(window) => {
+                let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
+                connection
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO awake_windows (endpoint, window_ms) VALUES (?1, ?2)",
+                    )?
+                    .execute(params![endpoint, window])?;
+            }
+            None => {
+                connection
+                    .prepare_cached("DELETE FROM awake_windows WHERE endpoint = ?1")?
+                    .execute(params![endpoint])?;
+            }
+        },
     }
-    Ok(())
-}
-
-fn json<T: serde::Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
-    serde_json::to_vec(value).map_err(|error| StoreError::Row {
-        what,
-        reason: error.to_string(),
-    })
+    Ok(0)
 }

@@ -1,6 +1,8 @@
-//! Records on their way to Kafka that have to outlive a crash, in order.
+//! Records on their way to Kafka that have to outlive a crash, in order by kind.
 
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Store, StoreError};
 
@@ -19,85 +21,125 @@ pub(crate) struct Outgoing {
     /// The device, which is the record's key.
     pub(crate) endpoint: String,
     pub(crate) datum: Vec<u8>,
+    /// Of a reply: the origin of the request it answers, by which it is known again.
+    pub(crate) origin: Option<String>,
+    /// The `traceparent` of what caused it.
+    pub(crate) trace: Option<String>,
+}
+
+/// What the last run left of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct OutboxState {
+    /// The last record's number, 0 where there is none.
+    pub(crate) last: i64,
+    /// The bytes of all.
+    pub(crate) bytes: u64,
 }
 
 impl Store {
-    /// The next records after this id, in order.
+    /// The next records of a kind after this number, in order.
     pub(crate) fn outbox_after(
         &self,
+        kind: OutgoingKind,
         id: i64,
         limit: usize,
     ) -> Result<Vec<(i64, Outgoing)>, StoreError> {
         let mut statement = self.connection().prepare_cached(
-            "SELECT id, kind, endpoint, datum FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2",
+            "SELECT id, endpoint, datum, origin, trace FROM outbox WHERE kind = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
         )?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = statement.query_map(params![id, limit], |row| {
-            Ok((
-                row.get::<_, i64>(0)?,
-                row.get::<_, i64>(1)?,
-                row.get::<_, String>(2)?,
-                row.get::<_, Vec<u8>>(3)?,
-            ))
-        })?;
-        let mut all = Vec::new();
-        for row in rows {
-            let (id, kind, endpoint, datum) = row?;
-            let kind = match kind {
-                0 => OutgoingKind::Registration,
-                1 => OutgoingKind::Observation,
-                2 => OutgoingKind::Reply,
-                other => {
-                    return Err(StoreError::Row {
-                        what: "record",
-                        reason: format!("its kind is {other}"),
-                    });
-                }
+        let found = statement.query_map(params![kind as i64, id, limit], |row| {
+            let record = Outgoing {
+                kind,
+                endpoint: row.get(1)?,
+                datum: row.get(2)?,
+                origin: row.get(3)?,
+                trace: row.get(4)?,
             };
-            all.push((
-                id,
-                Outgoing {
-                    kind,
-                    endpoint,
-                    datum,
-                },
-            ));
-        }
-        Ok(all)
+            Ok((row.get(0)?, record))
+        })?;
+        Ok(found.collect::<Result<_, _>>()?)
     }
 
-    /// The last record's id (0: none) and how many bytes all have.
-    pub(crate) fn outbox_state(&self) -> Result<(i64, u64), StoreError> {
-        let (last, bytes) = self.connection().query_row(
-            "SELECT coalesce(max(id), 0), coalesce(sum(length(datum)), 0) FROM outbox",
-            [],
-            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+    pub(crate) fn outbox_state(&self, kind: OutgoingKind) -> Result<OutboxState, StoreError> {
+        let state = self.connection().query_row(
+            "SELECT coalesce(max(id), 0), coalesce(sum(length(datum)), 0) FROM outbox WHERE kind = ?1",
+            params![kind as i64],
+            |row| {
+                let bytes: i64 = row.get(1)?;
+                Ok(OutboxState {
+                    last: row.get(0)?,
+                    bytes: u64::try_from(bytes).unwrap_or(0),
+                })
+            },
         )?;
-        Ok((last, u64::try_from(bytes).unwrap_or(0)))
+        Ok(state)
+    }
+
+    /// The requests whose replies the last run left: Kafka may have some of them.
+    pub(crate) fn replies_left(&self) -> Result<HashSet<String>, StoreError> {
+        let mut statement = self
+            .connection()
+            .prepare("SELECT origin FROM outbox WHERE kind = ?1 AND origin IS NOT NULL")?;
+        let found = statement.query_map(params![OutgoingKind::Reply as i64], |row| row.get(0))?;
+        Ok(found.collect::<Result<_, _>>()?)
+    }
+
+    /// Up to where, by partition, every reply of the topic is known to be there.
+    pub(crate) fn replies_known(&self, topic: &str) -> Result<HashMap<i32, i64>, StoreError> {
+        let mut statement = self
+            .connection()
+            .prepare("SELECT partition, next FROM replies_up_to WHERE topic = ?1")?;
+        let found = statement.query_map(params![topic], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(found.collect::<Result<_, _>>()?)
     }
 }
 
 pub(super) fn insert(
-    transaction: &Transaction<'_>,
+    connection: &Connection,
+    id: i64,
     outgoing: &Outgoing,
-) -> Result<i64, StoreError> {
-    transaction
-        .prepare_cached("INSERT INTO outbox (kind, endpoint, datum) VALUES (?1, ?2, ?3)")?
+) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT INTO outbox (kind, id, endpoint, datum, origin, trace) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
         .execute(params![
             outgoing.kind as i64,
+            id,
             outgoing.endpoint,
-            outgoing.datum
+            outgoing.datum,
+            outgoing.origin,
+            outgoing.trace
         ])?;
-    Ok(transaction.last_insert_rowid())
+    Ok(())
 }
 
 /// Removes a record; says how many bytes it had.
-pub(super) fn delete(transaction: &Transaction<'_>, id: i64) -> Result<u64, StoreError> {
-    let bytes: Option<i64> = transaction
-        .prepare_cached("DELETE FROM outbox WHERE id = ?1 RETURNING length(datum)")?
-        .query_row(params![id], |row| row.get(0))
+pub(super) fn delete(
+    connection: &Connection,
+    kind: OutgoingKind,
+    id: i64,
+) -> Result<u64, StoreError> {
+    let bytes: Option<i64> = connection
+        .prepare_cached("DELETE FROM outbox WHERE kind = ?1 AND id = ?2 RETURNING length(datum)")?
+        .query_row(params![kind as i64, id], |row| row.get(0))
         .optional()?;
     Ok(bytes
         .and_then(|bytes| u64::try_from(bytes).ok())
         .unwrap_or(0))
+}
+
+pub(super) fn replies_up_to(
+    connection: &Connection,
+    topic: &str,
+    partition: i32,
+    next: i64,
+) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO replies_up_to (topic, partition, next) VALUES (?1, ?2, ?3)",
+        )?
+        .execute(params![topic, partition, next])?;
+    Ok(())
 }

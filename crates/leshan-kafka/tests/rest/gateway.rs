@@ -17,6 +17,7 @@ use crate::device::Device;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Program {
     #[command(flatten)]
     args: leshan_kafka::Args,
@@ -29,36 +30,13 @@ pub(crate) struct Gateway {
     pub(crate) http: Client,
     pub(crate) shutdown: CancellationToken,
     pub(crate) ended: oneshot::Receiver<anyhow::Result<()>>,
+    args: leshan_kafka::Args,
     _data: TempDir,
 }
 
 impl Gateway {
     pub(crate) async fn start() -> Self {
-        let data = tempfile::tempdir().unwrap();
-        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let (coap, web, nobody) = (
-            loopback(free_port()),
-            loopback(free_port()),
-            loopback(free_port()),
-        );
-        let Program { args } = Program::parse_from([
-            "test".to_owned(),
-            format!("--coap-listen={coap}"),
-            format!("--web-listen={web}"),
-            format!("--data-dir={}", data.path().display()),
-            format!("--kafka-bootstrap-server={nobody}"),
-            format!("--kafka-schema-registry-url=http://{nobody}"),
-        ]);
-        let context = Context::detached();
-        let shutdown = context.shutdown.clone();
-        let gateway = Self {
-            coap,
-            url: format!("http://{web}"),
-            http: Client::new(),
-            shutdown,
-            ended: spawn(args, context),
-            _data: data,
-        };
+        let gateway = Self::start_with(&[]).await;
         wait_for(PATIENCE, "the server", || async {
             anyhow::ensure!(gateway.get("/api/clients").await.0 == 200);
             Ok(())
@@ -66,6 +44,71 @@ impl Gateway {
         .await
         .unwrap();
         gateway
+    }
+
+    /// Why a server with these options does not start.
+    pub(crate) async fn refused(options: &[String]) -> String {
+        let mut gateway = Self::launch(options);
+        let ended = tokio::time::timeout(PATIENCE, &mut gateway.ended).await;
+        ended.expect("it ends").unwrap().unwrap_err().to_string()
+    }
+
+    /// With further options; it is up when its page is.
+    pub(crate) async fn start_with(options: &[String]) -> Self {
+        let gateway = Self::launch(options);
+        wait_for(PATIENCE, "the page", || async {
+            let page = gateway.request(Method::GET, "/").send().await?;
+            anyhow::ensure!(page.status() == 200);
+            Ok(())
+        })
+        .await
+        .unwrap();
+        gateway
+    }
+
+    fn launch(options: &[String]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let (coap, web, nobody) = (
+            loopback(free_port()),
+            loopback(free_port()),
+            loopback(free_port()),
+        );
+        let given = [
+            "test".to_owned(),
+            format!("--coap-listen={coap}"),
+            format!("--web-listen={web}"),
+            format!("--data-dir={}", data.path().display()),
+            format!("--kafka-bootstrap-server={nobody}"),
+            format!("--kafka-schema-registry-url=http://{nobody}"),
+        ];
+        let Program { args } = Program::parse_from(given.iter().chain(options));
+        let context = Context::detached();
+        let shutdown = context.shutdown.clone();
+        Self {
+            coap,
+            url: format!("http://{web}"),
+            http: Client::new(),
+            shutdown,
+            ended: spawn(args.clone(), context),
+            args,
+            _data: data,
+        }
+    }
+
+    /// Ends it, and starts it anew at the same place with the same data.
+    pub(crate) async fn restart(&mut self) {
+        self.shutdown.cancel();
+        (&mut self.ended).await.unwrap().unwrap();
+        let context = Context::detached();
+        self.shutdown = context.shutdown.clone();
+        self.ended = spawn(self.args.clone(), context);
+        wait_for(PATIENCE, "the server", || async {
+            anyhow::ensure!(self.get("/api/clients").await.0 == 200);
+            Ok(())
+        })
+        .await
+        .unwrap();
     }
 
     /// With a device that has registered.
@@ -77,6 +120,12 @@ impl Gateway {
 
     pub(crate) async fn device(&self, endpoint: &str) -> Device {
         let device = Device::start(self.coap, endpoint);
+        self.registered(endpoint).await;
+        device
+    }
+
+    /// Waits until a device has registered.
+    pub(crate) async fn registered(&self, endpoint: &str) {
         let path = format!("/api/clients/{endpoint}");
         wait_for(PATIENCE, "the device", || async {
             let (status, answer) = self.get(&path).await;
@@ -85,7 +134,6 @@ impl Gateway {
         })
         .await
         .unwrap();
-        device
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -178,8 +226,18 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// The next event's name and data; comments are passed over.
+    /// The next event's name and data; CoAP messages are passed over.
     pub(crate) async fn next(&mut self) -> Option<(String, Json)> {
+        loop {
+            match self.next_of_any().await? {
+                (event, _) if event == "COAPLOG" => {}
+                other => return Some(other),
+            }
+        }
+    }
+
+    /// The next event's name and data; comments are passed over.
+    pub(crate) async fn next_of_any(&mut self) -> Option<(String, Json)> {
         loop {
             let block = self.block().await?;
             let field = |name: &str| {

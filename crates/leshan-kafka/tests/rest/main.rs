@@ -3,8 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends")]
 
+mod access;
+mod composite;
 mod device;
+mod document;
 mod gateway;
+mod queue;
+mod recorded;
+mod security;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,23 +22,23 @@ use testkit::{LeshanClient, wait_for};
 
 use gateway::{Gateway, PATIENCE, answer, answer_of};
 
-fn content(node: Json) -> (u16, Json) {
+pub(crate) fn content(node: Json) -> (u16, Json) {
     let answer = json!({
         "status": "CONTENT(205)", "valid": true, "success": true, "failure": false, "content": node,
     });
     (200, answer)
 }
 
-fn done(status: &str) -> (u16, Json) {
+pub(crate) fn done(status: &str) -> (u16, Json) {
     let answer = json!({ "status": status, "valid": true, "success": true, "failure": false });
     (200, answer)
 }
 
-fn refused(status: u16, reason: &str) -> (u16, Json) {
+pub(crate) fn refused(status: u16, reason: &str) -> (u16, Json) {
     (status, json!(reason))
 }
 
-fn single(id: u16, kind: &str, value: impl Into<Json>) -> Json {
+pub(crate) fn single(id: u16, kind: &str, value: impl Into<Json>) -> Json {
     json!({ "kind": "singleResource", "id": id, "type": kind, "value": value.into() })
 }
 
@@ -77,7 +83,7 @@ async fn registrations_have_the_recorded_form() {
             "bindingMode": "U",
             "rootPath": "/",
             "objectLinks": [
-                {"url": "/", "attributes": {"rt": "\"oma.lwm2m\"", "ct": "11542"}},
+                {"url": "/", "attributes": {"rt": "\"oma.lwm2m\"", "ct": "\"60 110 112 11542 11543\""}},
                 {"url": "/1", "attributes": {"ver": "1.1"}},
                 {"url": "/1/0", "attributes": {}},
                 {"url": "/3", "attributes": {"ver": "1.2"}},
@@ -322,11 +328,13 @@ async fn an_observed_value_is_told_until_it_is_cancelled() {
     let values = "/api/clients/dev1/values";
     assert_eq!(
         gateway.get(values).await,
-        (200, json!({"observed": [], "values": []}))
+        (200, json!({"observed": [], "composites": [], "values": []}))
     );
 
-    let mut events = gateway.events("/api/event?ep=dev1").await;
-    let mut of_2018 = gateway.events("/event?ep=dev1").await;
+    // The device's registration may still be on its way to those who watch.
+    let kinds = "ep=dev1&events=NOTIFICATION,DEREGISTRATION";
+    let mut events = gateway.events(&format!("/api/event?{kinds}")).await;
+    let mut of_2018 = gateway.events(&format!("/event?{kinds}")).await;
     let first = content(single(5700, "FLOAT", "19.1"));
     assert_eq!(gateway.post(&format!("{observe}?timeout=5")).await, first);
     gateway.post("/api/clients/dev2/3303/0/5700/observe").await;
@@ -347,6 +355,7 @@ async fn an_observed_value_is_told_until_it_is_cancelled() {
         known,
         json!({
             "observed": ["/3303/0/5700"],
+            "composites": [],
             "values": [{"path": "/3303/0/5700", "timestamp": null, "val": single(5700, "FLOAT", "20.0")}],
         })
     );
@@ -385,7 +394,7 @@ async fn an_observed_value_is_told_until_it_is_cancelled() {
     let device = gateway.device("dev1").await;
     assert_eq!(
         gateway.get(values).await,
-        (200, json!({"observed": [], "values": []}))
+        (200, json!({"observed": [], "composites": [], "values": []}))
     );
     drop(device);
 }
@@ -514,7 +523,9 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
         (Method::PATCH, "/api/clients/dev1/3/0/15", 405),
         (Method::DELETE, "/api/clients/dev1/3/0/15", 400),
         (Method::POST, "/api/clients/dev1/3303", 400),
-        (Method::GET, "/api/clients/dev1/composite?paths=/3", 404),
+        (Method::GET, "/api/clients/dev1/composite", 400),
+        (Method::GET, "/api/clients/dev1/composite?paths=/x", 400),
+        (Method::POST, "/api/clients/dev1/composite", 405),
         (Method::GET, "/api/clients/%ff/3", 400),
         (Method::GET, "/api/nothing", 404),
     ] {

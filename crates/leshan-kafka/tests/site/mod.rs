@@ -3,26 +3,28 @@
 // Each test binary uses a part of this.
 #![allow(dead_code)]
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use coap::Peer;
 use embedded_kafka::{Broker, BrokerConfig};
 use kafka::{
-    Cluster, OutRecord, Producer, ProducerSettings, Record, RecordDecoder, RecordEncoder,
-    SchemaRegistry, StartAt, TopicReader, ensure_topic,
+    Cluster, LagProbe, OutRecord, Producer, ProducerSettings, Record, RecordDecoder, RecordEncoder,
+    SchemaRegistry, StartAt, TopicMatch, TopicReader, ensure_topic,
 };
 use lwm2m::client::{Client, ClientConfig, Event, InMemoryTree};
-use lwm2m_model::{Registry, ResourceNode, Value};
+use lwm2m_codec::{ContentFormat, Timestamped};
+use lwm2m_model::{Node, ObjectPath, Registry, ResourceNode, Value};
 use records::{
     AvroContentFormat, AvroRecord, Request, RequestBody, RequestKind, RequestPayload, Response,
 };
 use service::Context;
 use tempfile::TempDir;
-use testkit::free_port;
+use testkit::{Child, Launch, RealKafka, free_port};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use transport::{Batch, UdpConfig, UdpTransport};
@@ -41,6 +43,7 @@ pub(crate) struct Site {
     folder: TempDir,
     broker: Option<Broker>,
     pub(crate) kafka: SocketAddr,
+    real: Option<RealKafka>,
     registry: Option<schema_registry::Registry>,
     pub(crate) registry_at: SocketAddr,
     pub(crate) coap: SocketAddr,
@@ -65,6 +68,36 @@ impl Running {
     }
 }
 
+/// Where a process that is to be the server finds its command line, one word a line.
+const PROCESS: &str = "ZEELOS_TEST_SERVER";
+
+/// Runs the server where this process was started for that.
+pub(crate) fn run_as_process() {
+    let Ok(line) = std::env::var(PROCESS) else {
+        return;
+    };
+    let Program { args } = Program::try_parse_from(line.lines()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime
+        .block_on(leshan_kafka::run(args, Context::detached()))
+        .unwrap();
+}
+
+/// Unix milliseconds.
+pub(crate) fn unix_ms() -> u128 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap().as_millis()
+}
+
+/// A metric of this process, by its name with labels as it is written; 0 where there is none.
+pub(crate) fn metric(name: &str) -> f64 {
+    let text = prometheus::TextEncoder::new()
+        .encode_to_string(&prometheus::gather())
+        .unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.map_or(0.0, |value| value.trim().parse().unwrap())
+}
+
 impl Site {
     /// Ports and folders, nothing running.
     pub(crate) fn new() -> Self {
@@ -72,6 +105,7 @@ impl Site {
         Self {
             folder: tempfile::tempdir().unwrap(),
             broker: None,
+            real: None,
             kafka: local(free_port()),
             registry: None,
             registry_at: local(free_port()),
@@ -85,6 +119,25 @@ impl Site {
         site.start_broker().await;
         site.start_registry().await;
         site
+    }
+
+    /// The same on Apache Kafka, made with these properties.
+    pub(crate) async fn with_real_kafka(properties: &[(&str, &str)]) -> Self {
+        let mut site = Self::new();
+        let builder = properties
+            .iter()
+            .fold(RealKafka::builder(), |all, (key, value)| {
+                all.property(key, value)
+            });
+        let kafka = builder.start().await.unwrap();
+        site.kafka = kafka.bootstrap().parse().unwrap();
+        site.real = Some(kafka);
+        site.start_registry().await;
+        site
+    }
+
+    pub(crate) fn real_kafka(&mut self) -> &mut RealKafka {
+        self.real.as_mut().unwrap()
     }
 
     pub(crate) async fn start_broker(&mut self) {
@@ -113,7 +166,25 @@ impl Site {
         self.start_server_with(&[])
     }
 
+    /// The server as a process of its own, which can be killed.
+    pub(crate) fn start_process(&self, more: &[&str]) -> Child {
+        let line = self.line(more).join("\n");
+        let launch = Launch::new("server", std::env::current_exe().unwrap())
+            .args(["--exact", "server_process", "--nocapture"])
+            .env(PROCESS, line);
+        launch
+            .spawn(&self.folder.path().join("server.log"))
+            .unwrap()
+    }
+
     pub(crate) fn start_server_with(&self, more: &[&str]) -> Running {
+        let Program { args } = Program::try_parse_from(self.line(more)).unwrap();
+        let context = Context::detached();
+        let task = tokio::spawn(leshan_kafka::run(args, context.clone()));
+        Running { task, context }
+    }
+
+    fn line(&self, more: &[&str]) -> Vec<String> {
         let data_dir = self.data_dir();
         let mut line = vec![
             "server".to_owned(),
@@ -125,10 +196,7 @@ impl Site {
             format!("--kafka-schema-registry-url={}", self.registry_url()),
         ];
         line.extend(more.iter().map(|&word| word.to_owned()));
-        let Program { args } = Program::try_parse_from(line).unwrap();
-        let context = Context::detached();
-        let task = tokio::spawn(leshan_kafka::run(args, context.clone()));
-        Running { task, context }
+        line
     }
 
     pub(crate) fn registry_url(&self) -> String {
@@ -152,6 +220,21 @@ impl Site {
             reader: reader.unwrap(),
             decoder: RecordDecoder::new(self.schema_registry()),
         }
+    }
+
+    /// Waits until the server has accepted every request there is.
+    pub(crate) async fn until_committed(&self) {
+        let topics = TopicMatch::Names(vec![REQUESTS.to_owned()]);
+        let lag = LagProbe::new(&self.cluster(), "gw", topics).unwrap();
+        let none_left = || async {
+            match lag.lag().await? {
+                0 => Ok(()),
+                left => anyhow::bail!("{left} are not committed"),
+            }
+        };
+        testkit::wait_for(PATIENCE, "the requests are in the journal", none_left)
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn desk(&self) -> Desk {
@@ -270,7 +353,12 @@ pub(crate) struct Device {
     task: JoinHandle<()>,
 }
 
+type Groups = Vec<Timestamped<BTreeMap<ObjectPath, Node>>>;
+
 enum Do {
+    Send(Groups),
+    Update,
+    Hear(bool),
     Temperature(f64),
     Deregister,
     Stats(tokio::sync::oneshot::Sender<coap::Stats>),
@@ -278,6 +366,14 @@ enum Do {
 
 impl Device {
     pub(crate) async fn start(server: SocketAddr, endpoint: &str) -> Self {
+        Self::start_with(server, endpoint, |_| {}).await
+    }
+
+    pub(crate) async fn start_with(
+        server: SocketAddr,
+        endpoint: &str,
+        change: impl FnOnce(&mut ClientConfig),
+    ) -> Self {
         let models = Arc::new(Registry::oma());
         let mut tree = InMemoryTree::new(models);
         let text = |id, value: &str| ResourceNode::single(id, Value::String(value.to_owned()));
@@ -299,13 +395,14 @@ impl Device {
         tree.add_instance(3, 0, device).unwrap();
         let temperature = [ResourceNode::single(5700, Value::Float(20.0))];
         tree.add_instance(3303, 0, temperature).unwrap();
-        let config = ClientConfig {
+        let mut config = ClientConfig {
             lifetime: Duration::from_secs(300),
             retry_first: Duration::from_millis(200),
             retry_longest: Duration::from_secs(1),
             request_timeout: Duration::from_secs(5),
             ..ClientConfig::new(endpoint)
         };
+        change(&mut config);
         let client = Client::new(config, tree, rand::random());
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
         let transport = UdpTransport::bind(local, &UdpConfig::default()).unwrap();
@@ -321,6 +418,21 @@ impl Device {
 
     pub(crate) fn temperature(&self, value: f64) {
         let _ = self.commands.send(Do::Temperature(value));
+    }
+
+    /// Reports values of its own accord.
+    pub(crate) fn send(&self, groups: Groups) {
+        let _ = self.commands.send(Do::Send(groups));
+    }
+
+    /// Whether what is sent to it arrives.
+    pub(crate) fn hear(&self, does: bool) {
+        let _ = self.commands.send(Do::Hear(does));
+    }
+
+    /// Shows a sign of life.
+    pub(crate) fn update(&self) {
+        let _ = self.commands.send(Do::Update);
     }
 
     pub(crate) fn deregister(&self) {
@@ -376,6 +488,7 @@ async fn drive(
     outbox: mpsc::UnboundedSender<Event>,
 ) {
     let temperature = "/3303/0/5700".parse().unwrap();
+    let mut hears = true;
     client.start(Instant::now(), server);
     let mut batch = Batch::default();
     loop {
@@ -388,7 +501,7 @@ async fn drive(
         tokio::select! {
             received = transport.wait(&mut batch, client.next_timeout()) => {
                 received.unwrap();
-                for (peer, datagram) in &batch {
+                for (peer, datagram) in (&batch).into_iter().filter(|_| hears) {
                     client.handle_datagram(Instant::now(), peer, datagram);
                 }
             }
@@ -397,6 +510,11 @@ async fn drive(
                     client.objects_mut().set(&temperature, Value::Float(value)).unwrap();
                     client.changed(Instant::now(), &temperature);
                 }
+                Do::Send(groups) => {
+                    client.send(Instant::now(), &groups, ContentFormat::SenmlCbor).unwrap();
+                }
+                Do::Hear(does) => hears = does,
+                Do::Update => client.update(Instant::now()),
                 Do::Deregister => client.deregister(Instant::now()),
                 Do::Stats(answer) => {
                     let _ = answer.send(client.coap_stats());

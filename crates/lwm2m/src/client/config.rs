@@ -21,12 +21,20 @@ pub struct ClientConfig {
     pub lifetime: Duration,
     /// Default 1.1.
     pub version: Version,
-    /// Default `U`.
+    /// Default `U`. With `Q`, or its `queue`, the device sleeps: outside of
+    /// [`awake_window`](Self::awake_window) it does not hear what is sent to it.
     pub binding: Binding,
     /// Further parameters of the registration.
     pub attributes: Vec<(String, String)>,
     /// Default confirmable.
     pub notifications: NotificationMode,
+    /// How long a device in queue mode (a binding with `Q`) listens after it last sent or received something (TS 1.1
+    /// transport, section 6.5). Default 93 s, RFC 7252's MAX_TRANSMIT_WAIT.
+    pub awake_window: Duration,
+    /// Paths in one composite operation; more get 4.13. Default 100.
+    pub max_composite_paths: usize,
+    /// Sends that wait for their answers. Default 16.
+    pub max_sends: usize,
     /// Observations taken, all paths together; a further one is answered once, without more to come. Default 100.
     pub max_observers: usize,
     /// The wait before the second attempt to register; it doubles with each one that fails. Default 2 s.
@@ -49,6 +57,9 @@ impl ClientConfig {
             binding: Binding::default(),
             attributes: Vec::new(),
             notifications: NotificationMode::default(),
+            awake_window: Duration::from_secs(93),
+            max_composite_paths: 100,
+            max_sends: 16,
             max_observers: 100,
             retry_first: Duration::from_secs(2),
             retry_longest: Duration::from_secs(300),

@@ -230,6 +230,27 @@ impl InMemoryTree {
         Ok(())
     }
 
+    fn delete_value(&mut self, path: &ObjectPath, id: u16) -> Result<(), Code> {
+        let resource = path.resource_id().unwrap_or_default();
+        let model = self.model(path.object_id().unwrap_or_default())?;
+        let writable = operations(model, resource).is_some_and(|operations| operations.write);
+        let content = self
+            .instance_mut(path)
+            .and_then(|instance| instance.values.get_mut(&resource))
+            .ok_or(Code::NOT_FOUND)?;
+        let ResourceContent::Multiple { instances, .. } = content else {
+            return Err(Code::NOT_FOUND);
+        };
+        if !instances.contains_key(&id) {
+            return Err(Code::NOT_FOUND);
+        }
+        if !writable {
+            return Err(Code::METHOD_NOT_ALLOWED);
+        }
+        instances.remove(&id);
+        Ok(())
+    }
+
     fn write_instance(
         &mut self,
         path: &ObjectPath,
@@ -417,6 +438,31 @@ impl ObjectTree for InMemoryTree {
         }
     }
 
+    fn write_all(&mut self, nodes: BTreeMap<ObjectPath, Node>) -> Result<(), Code> {
+        // A device's tree is small, and a composite write rare: a copy is the simplest way to all or nothing.
+        let mut changed = self.clone();
+        for (path, node) in nodes {
+            match node {
+                Node::Resource(ResourceNode {
+                    content: ResourceContent::Multiple { instances, .. },
+                    ..
+                }) => {
+                    for (id, value) in instances {
+                        let at = path.child(id).ok_or(Code::BAD_REQUEST)?;
+                        changed.write(
+                            &at,
+                            Node::ResourceInstance { id, value },
+                            WriteMode::Update,
+                        )?;
+                    }
+                }
+                node => changed.write(&path, node, WriteMode::Update)?,
+            }
+        }
+        *self = changed;
+        Ok(())
+    }
+
     fn execute(&mut self, path: &ObjectPath, _arguments: &str) -> Result<(), Code> {
         let ObjectPath::Resource(_, _, id) = *path else {
             return Err(Code::METHOD_NOT_ALLOWED);
@@ -469,8 +515,10 @@ impl ObjectTree for InMemoryTree {
     }
 
     fn delete(&mut self, path: &ObjectPath) -> Result<(), Code> {
-        let ObjectPath::Instance(object, id) = *path else {
-            return Err(Code::METHOD_NOT_ALLOWED);
+        let (object, id) = match *path {
+            ObjectPath::Instance(object, id) => (object, id),
+            ObjectPath::ResourceInstance(.., id) => return self.delete_value(path, id),
+            _ => return Err(Code::METHOD_NOT_ALLOWED),
         };
         let mandatory = self.model(object)?.mandatory;
         let instances = self.objects.get_mut(&object).ok_or(Code::NOT_FOUND)?;

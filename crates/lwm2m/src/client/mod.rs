@@ -7,6 +7,7 @@
 //!
 //! Only the server it registered with is served; requests of others get 4.01.
 
+mod composite;
 mod config;
 mod memory;
 mod observers;
@@ -14,21 +15,24 @@ mod registering;
 mod serve;
 mod tree;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use chacha20::ChaCha12Rng;
 use chacha20::rand_core::{Rng as _, SeedableRng as _};
-use coap::{Code, Endpoint, Peer, Response, Token, Transmit};
+use coap::{Code, Endpoint, Peer, RequestId, Response, Token, Transmit};
 use lwm2m_codec::{Attributes, ContentFormat, encode};
 use lwm2m_model::{Node, ObjectPath, ResourceContent, Value};
 
+pub use composite::{SendError, SendHandle};
 pub use config::{ClientConfig, NotificationMode};
 pub use memory::{InMemoryTree, TreeError};
 pub use tree::ObjectTree;
 
-use observers::{Observer, inherit};
+use observers::Observer;
 use registering::State;
+
+use crate::Target;
 
 /// Something that happened to the device.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,12 +53,16 @@ pub enum Event {
     Created { path: ObjectPath },
     /// The server deleted this instance.
     Deleted { path: ObjectPath },
-    /// The server observes this path.
-    Observed { path: ObjectPath },
-    /// The server observes this path no more.
-    ObservationEnded { path: ObjectPath },
+    /// The server observes this.
+    Observed { target: Target },
+    /// The server observes this no more.
+    ObservationEnded { target: Target },
     /// A notification is on its way.
-    Notified { path: ObjectPath },
+    Notified { target: Target },
+    /// The server answered a Send: with 2.04 it has the values.
+    SendAnswered { handle: SendHandle, code: Code },
+    /// A Send has no answer: the server may have the values.
+    SendFailed { handle: SendHandle, reason: String },
 }
 
 /// Where the device stands with its server.
@@ -81,6 +89,11 @@ pub struct Client<T> {
     /// Notification attributes by the path they were written to; only paths that exist, so the tree bounds them.
     attributes: BTreeMap<ObjectPath, Attributes>,
     observers: BTreeMap<(Peer, Token), Observer>,
+    sends: BTreeSet<RequestId>,
+    /// When something was last sent or received; with queue mode, the device listens from then on for its window.
+    active_at: Option<Instant>,
+    /// The latest time anyone told.
+    latest: Option<Instant>,
     /// Messages that were never acknowledged, as the CoAP endpoint counts them.
     time_outs: u64,
     events: VecDeque<Event>,
@@ -102,19 +115,28 @@ impl<T: ObjectTree> Client<T> {
             state: State::Idle,
             attributes: BTreeMap::new(),
             observers: BTreeMap::new(),
+            sends: BTreeSet::new(),
+            active_at: None,
+            latest: None,
             time_outs: 0,
             events: VecDeque::new(),
         }
     }
 
-    /// A datagram came in.
+    /// A datagram came in. A device in queue mode that sleeps does not hear it.
     pub fn handle_datagram(&mut self, now: Instant, from: Peer, datagram: &[u8]) {
+        if !self.is_listening(now) {
+            return;
+        }
+        self.latest = Some(now);
+        self.active_at = Some(now);
         self.coap.handle_datagram(now, from, datagram);
         self.drain_coap(now);
     }
 
     /// Time has passed: call it at [`next_timeout`](Self::next_timeout) or later.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.latest = Some(now);
         self.coap.handle_timeout(now);
         self.drain_coap(now);
         self.registration_timeout(now);
@@ -126,7 +148,7 @@ impl<T: ObjectTree> Client<T> {
         let notification = self
             .observers
             .values()
-            .filter_map(|o| o.due_at(&self.effective(&o.path)))
+            .filter_map(|o| o.due_at(|path| self.effective(path)))
             .min();
         [self.coap.next_timeout(), self.state.timeout(), notification]
             .into_iter()
@@ -136,7 +158,22 @@ impl<T: ObjectTree> Client<T> {
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.coap.poll_transmit()
+        let transmit = self.coap.poll_transmit()?;
+        self.active_at = self.latest;
+        Some(transmit)
+    }
+
+    /// Whether the device hears what is sent to it: always, unless it is in queue mode, registered, and its window is over
+    /// (TS 1.1 transport, section 6.5).
+    pub fn is_listening(&self, now: Instant) -> bool {
+        let busy = self.state.is_busy() || !self.sends.is_empty();
+        if !self.config.binding.queue || busy {
+            return true;
+        }
+        self.active_at.is_none_or(|at| {
+            at.checked_add(self.config.awake_window)
+                .is_none_or(|end| now < end)
+        })
     }
 
     /// The next thing that happened. A few per datagram: drain them.
@@ -176,41 +213,48 @@ impl<T: ObjectTree> Client<T> {
 
     /// The value at `path`, or below it, changed: observers are told, now or when their attributes allow.
     pub fn changed(&mut self, now: Instant, path: &ObjectPath) {
+        self.latest = Some(now);
         self.note_change(path);
         self.notify_due(now);
     }
 
     fn note_change(&mut self, path: &ObjectPath) {
+        // Nobody observes before the device has heard the time once.
+        let Some(now) = self.latest else { return };
+        let mut observers = std::mem::take(&mut self.observers);
         let related =
-            |observer: &Observer| observer.path.contains(path) || path.contains(&observer.path);
-        let keys: Vec<_> = self
-            .observers
-            .iter()
-            .filter(|(_, o)| related(o))
-            .map(|(key, o)| (*key, o.path))
-            .collect();
-        for (key, path) in keys {
-            let attributes = self.effective(&path);
-            let number = self.objects.read(&path).ok().as_ref().and_then(number);
-            if let Some(observer) = self.observers.get_mut(&key) {
-                observer.note_change(number, &attributes);
-            }
+            |part: &&mut observers::Part| part.path.contains(path) || path.contains(&part.path);
+        let parts = observers.values_mut().flat_map(|o| &mut o.parts);
+        for part in parts.filter(related) {
+            part.note_change(now, self.number_at(&part.path), &self.effective(&part.path));
         }
+        self.observers = observers;
     }
 
     fn notify_due(&mut self, now: Instant) {
-        let due: Vec<_> = self
-            .observers
-            .iter()
-            .filter(|(_, observer)| observer.is_due(now, &self.effective(&observer.path)))
-            .map(|(key, observer)| (*key, observer.path, observer.accept))
-            .collect();
-        for ((peer, token), path, accept) in due {
-            let node = self.objects.read(&path);
-            let number = node.as_ref().ok().and_then(number);
-            let response = node
-                .and_then(|node| content(&node, &path, accept))
-                .unwrap_or_else(Response::new);
+        let mut observers = std::mem::take(&mut self.observers);
+        let mut due = Vec::new();
+        for (key, observer) in &mut observers {
+            if observer.is_due(
+                now,
+                |path| self.effective(path),
+                |path| self.number_at(path),
+            ) {
+                due.push((*key, observer.target.clone(), observer.accept));
+            }
+        }
+        self.observers = observers;
+        for ((peer, token), target, accept) in due {
+            let response = match (&target, accept) {
+                (Target::Path(path), accept) => self
+                    .objects
+                    .read(path)
+                    .and_then(|node| content(&node, path, accept)),
+                (list, accept) => {
+                    self.composite_content(list, accept.unwrap_or(ContentFormat::SenmlCbor))
+                }
+            };
+            let response = response.unwrap_or_else(Response::new);
             let confirmable = self.config.notifications == NotificationMode::Confirmable;
             let last = !response.code.is_success();
             self.coap.notify(
@@ -223,20 +267,47 @@ impl<T: ObjectTree> Client<T> {
                 },
                 confirmable,
             );
-            self.events.push_back(Event::Notified { path });
+            self.events.push_back(Event::Notified { target });
             if last {
                 // RFC 7641 section 4.2: an error is the last notification.
                 self.end_observation(peer, token);
-            } else if let Some(observer) = self.observers.get_mut(&(peer, token)) {
-                observer.sent(now, number);
+            } else if let Some(mut observer) = self.observers.remove(&(peer, token)) {
+                observer.sent(now, |path| self.number_at(path));
+                self.observers.insert((peer, token), observer);
             }
         }
+    }
+
+    /// Takes somebody who wants to be told of changes; `false` where there are too many. RFC 7641 section 4.1: a device
+    /// that takes no more answers as if it had not been asked to.
+    fn observe(
+        &mut self,
+        now: Instant,
+        from: Peer,
+        token: Token,
+        target: Target,
+        accept: Option<ContentFormat>,
+    ) -> bool {
+        let known = self.observers.contains_key(&(from, token));
+        if !known && self.observers.len() >= self.config.max_observers {
+            return false;
+        }
+        let observer = Observer::new(target.clone(), accept, now, |path| self.number_at(path));
+        self.observers.insert((from, token), observer);
+        if !known {
+            self.events.push_back(Event::Observed { target });
+        }
+        true
+    }
+
+    fn number_at(&self, path: &ObjectPath) -> Option<f64> {
+        self.objects.read(path).ok().as_ref().and_then(number)
     }
 
     fn end_observation(&mut self, peer: Peer, token: Token) {
         if let Some(observer) = self.observers.remove(&(peer, token)) {
             self.events.push_back(Event::ObservationEnded {
-                path: observer.path,
+                target: observer.target,
             });
         }
     }
@@ -257,10 +328,7 @@ impl<T: ObjectTree> Client<T> {
         let mut merged = Attributes::default();
         let mut at = Some(*path);
         while let Some(path) = at {
-            merged = inherit(
-                self.attributes.get(&path).copied().unwrap_or_default(),
-                merged,
-            );
+            merged = merged.or(&self.attributes.get(&path).copied().unwrap_or_default());
             at = path.parent();
         }
         let period = |resource| match self.objects.read(&ObjectPath::Resource(1, 0, resource)) {
@@ -296,10 +364,20 @@ impl<T: ObjectTree> Client<T> {
                     self.after_request(now);
                 }
                 coap::Event::Response { id, response, .. } => {
-                    self.server_answered(now, id, &response)
+                    if self.sends.remove(&id) {
+                        let (handle, code) = (SendHandle(id), response.code);
+                        self.events.push_back(Event::SendAnswered { handle, code });
+                    } else {
+                        self.server_answered(now, id, &response);
+                    }
                 }
                 coap::Event::RequestFailed { id, reason, .. } => {
-                    self.server_silent(now, id, reason)
+                    if self.sends.remove(&id) {
+                        let (handle, reason) = (SendHandle(id), reason.to_string());
+                        self.events.push_back(Event::SendFailed { handle, reason });
+                    } else {
+                        self.server_silent(now, id, reason);
+                    }
                 }
                 coap::Event::NotificationRejected { to, token } => {
                     self.notification_rejected(now, to, token)

@@ -7,11 +7,24 @@ use coap::{Code, FailureReason, Method, Peer, Request, RequestId, RequestOptions
 use lwm2m_codec::{ContentFormat, Link, format_links};
 use lwm2m_model::{Node, ObjectPath, ResourceContent, Value};
 
-use super::{Client, Event, ObjectTree, Status};
+use super::{Client, Event, ObjectTree, SendHandle, Status};
+use crate::Version;
 
 /// An update leaves the server this much time before the lifetime is over, or half of the lifetime if that is less:
 /// MAX_TRANSMIT_WAIT (93 s) of retransmissions and a little.
 const UPDATE_AHEAD: Duration = Duration::from_secs(100);
+
+/// The longest wait that a server's Max-Age makes: a day.
+const LONGEST_MAX_AGE: Duration = Duration::from_secs(86_400);
+
+/// The content formats that the device lists at its root (TS 1.1 core, section 6.2.1).
+fn formats_of(version: Version) -> &'static str {
+    match version {
+        // TLV goes without saying.
+        Version::V1_0 => "11543",
+        Version::V1_1 => "60 110 112 11542 11543",
+    }
+}
 
 #[derive(Debug)]
 pub(super) enum State {
@@ -83,6 +96,14 @@ impl State {
         }
     }
 
+    /// Whether the device waits for its server, or is about to.
+    pub(super) fn is_busy(&self) -> bool {
+        match self {
+            Self::Registered(registered) => registered.updating.is_some(),
+            _ => true,
+        }
+    }
+
     fn request(&self) -> Option<RequestId> {
         match self {
             Self::Registering { request } | Self::Deregistering { request } => Some(*request),
@@ -96,6 +117,7 @@ impl<T: ObjectTree> Client<T> {
     /// Registers with the server, and stays registered. Called again with another address, the server is there from now
     /// on, and observes nothing yet.
     pub fn start(&mut self, now: Instant, server: Peer) {
+        self.latest = Some(now);
         if let Some(old) = self.server.replace(server)
             && old != server
         {
@@ -109,19 +131,22 @@ impl<T: ObjectTree> Client<T> {
     /// effect before [`start`](Self::start).
     pub fn restart(&mut self, now: Instant) {
         let Some(server) = self.server else { return };
+        self.latest = Some(now);
         self.coap.forget_peer(server);
+        self.forget_sends();
         self.attributes.clear();
         let observers = std::mem::take(&mut self.observers);
         self.events.extend(
             observers
                 .into_values()
-                .map(|o| Event::ObservationEnded { path: o.path }),
+                .map(|o| Event::ObservationEnded { target: o.target }),
         );
         self.register(now);
     }
 
     /// Tells the server that the device leaves. [`Event::Deregistered`] follows, whether it answers or not.
     pub fn deregister(&mut self, now: Instant) {
+        self.latest = Some(now);
         let location = match &self.state {
             State::Registered(registered) => registered.location.clone(),
             State::Deregistering { .. } => return,
@@ -135,7 +160,7 @@ impl<T: ObjectTree> Client<T> {
         if let Some(request) = self.state.request() {
             self.coap.cancel_request(request);
         }
-        match self.send(now, Request::new(Method::Delete, location)) {
+        match self.ask_server(now, Request::new(Method::Delete, location)) {
             Ok(request) => self.state = State::Deregistering { request },
             Err(_) => {
                 self.end(State::Idle);
@@ -146,12 +171,14 @@ impl<T: ObjectTree> Client<T> {
 
     /// Instances came or went by the device's own doing: the server is told with an update.
     pub fn objects_changed(&mut self, now: Instant) {
+        self.latest = Some(now);
         self.state.objects_changed();
         self.after_request(now);
     }
 
     /// Sends an update now.
     pub fn update(&mut self, now: Instant) {
+        self.latest = Some(now);
         self.state.update_wanted();
         self.after_request(now);
     }
@@ -195,7 +222,7 @@ impl<T: ObjectTree> Client<T> {
             request.content_format = Some(ContentFormat::Link.id());
             request.payload = format_links(&self.links()).into_bytes().into();
         }
-        match self.send(now, request) {
+        match self.ask_server(now, request) {
             Ok(id) => {
                 if let State::Registered(registered) = &mut self.state {
                     registered.updating = Some(id);
@@ -238,15 +265,17 @@ impl<T: ObjectTree> Client<T> {
             format!("ep={}", self.config.endpoint),
             format!("lt={}", self.config.lifetime.as_secs()),
             format!("lwm2m={}", self.config.version),
-            format!("b={}", self.config.binding),
         ];
+        request
+            .query
+            .extend(self.config.binding.to_queries(self.config.version));
         let attributes = self.config.attributes.iter();
         request
             .query
             .extend(attributes.map(|(name, value)| format!("{name}={value}")));
         request.content_format = Some(ContentFormat::Link.id());
         request.payload = format_links(&self.links()).into_bytes().into();
-        match self.send(now, request) {
+        match self.ask_server(now, request) {
             Ok(request) => self.state = State::Registering { request },
             Err(reason) => self.wait(now, reason),
         }
@@ -256,7 +285,7 @@ impl<T: ObjectTree> Client<T> {
     fn links(&self) -> Vec<Link> {
         let root = Link::new("/")
             .with("rt", "oma.lwm2m")
-            .with("ct", ContentFormat::Tlv.id().to_string());
+            .with("ct", formats_of(self.config.version));
         let mut links = vec![root];
         for (object, instances) in self
             .objects
@@ -279,7 +308,11 @@ impl<T: ObjectTree> Client<T> {
         links
     }
 
-    fn send(&mut self, now: Instant, request: Request) -> Result<RequestId, String> {
+    pub(super) fn ask_server(
+        &mut self,
+        now: Instant,
+        request: Request,
+    ) -> Result<RequestId, String> {
         let Some(server) = self.server else {
             return Err("no server to register with".to_owned());
         };
@@ -313,7 +346,9 @@ impl<T: ObjectTree> Client<T> {
                     wanted: Wanted::default(),
                 });
             }
-            State::Registering { .. } => self.wait(now, refusal("the registration", response)),
+            State::Registering { .. } => {
+                self.wait_at_least(now, refusal("the registration", response), response.max_age);
+            }
             State::Registered(_) if response.code.is_success() => {
                 let update_at = self.next_update(now);
                 if let State::Registered(registered) = &mut self.state {
@@ -353,11 +388,17 @@ impl<T: ObjectTree> Client<T> {
         }
     }
 
-    /// Waits before registering anew, longer each time, and not in step with other devices.
     fn wait(&mut self, now: Instant, reason: String) {
+        self.wait_at_least(now, reason, None);
+    }
+
+    /// Waits before registering anew, longer each time, and not in step with other devices; a server that is too busy
+    /// says for how long at least (5.03 with Max-Age, RFC 7252 section 5.9.3.4).
+    fn wait_at_least(&mut self, now: Instant, reason: String, max_age_s: Option<u32>) {
         // Three to five quarters of the wait.
         let spread = 0.75 + f64::from(self.rng.next_u32()) / f64::from(u32::MAX) / 2.0;
-        let retry_in = self.retry.mul_f64(spread);
+        let least = Duration::from_secs(max_age_s.unwrap_or(0).into()).min(LONGEST_MAX_AGE);
+        let retry_in = self.retry.mul_f64(spread) + least;
         self.retry = self.retry.saturating_mul(2).min(self.config.retry_longest);
         self.state = State::Waiting {
             until: now + retry_in,
@@ -366,7 +407,16 @@ impl<T: ObjectTree> Client<T> {
             .push_back(Event::RegistrationFailed { reason, retry_in });
     }
 
+    fn forget_sends(&mut self) {
+        for id in std::mem::take(&mut self.sends) {
+            self.coap.cancel_request(id);
+            let (handle, reason) = (SendHandle(id), "the device started over".to_owned());
+            self.events.push_back(Event::SendFailed { handle, reason });
+        }
+    }
+
     fn end(&mut self, state: State) {
+        self.forget_sends();
         if let Some(request) = self.state.request() {
             self.coap.cancel_request(request);
         }
@@ -375,7 +425,7 @@ impl<T: ObjectTree> Client<T> {
         self.events.extend(
             observers
                 .into_values()
-                .map(|o| Event::ObservationEnded { path: o.path }),
+                .map(|o| Event::ObservationEnded { target: o.target }),
         );
     }
 

@@ -6,11 +6,11 @@ use coap::{Code, Method, Peer, Request, Response, Token};
 use lwm2m_codec::{Attributes, ContentFormat, Link, decode, decode_create, format_links};
 use lwm2m_model::ObjectPath;
 
-use super::{Client, Event, ObjectTree, Observer, content, number};
-use crate::WriteMode;
+use super::{Client, Event, ObjectTree, content};
+use crate::{Target, WriteMode};
 
 /// The security object holds keys: no server may touch it (TS 1.1 core, section E.1).
-const SECURITY: u16 = 0;
+pub(super) const SECURITY: u16 = 0;
 
 impl<T: ObjectTree> Client<T> {
     pub(super) fn serve(
@@ -65,10 +65,16 @@ impl<T: ObjectTree> Client<T> {
                 self.objects.delete(&path)?;
                 self.attributes.retain(|at, _| !path.contains(at));
                 self.note_change(&path);
-                self.state.objects_changed();
+                if path.depth() == 2 {
+                    self.state.objects_changed();
+                }
                 self.events.push_back(Event::Deleted { path });
                 Ok(Response::new(Code::DELETED))
             }
+            Method::Fetch if path == ObjectPath::Root => {
+                self.read_composite(now, from, token, request)
+            }
+            Method::IPatch if path == ObjectPath::Root => self.write_composite(request),
             Method::Fetch | Method::Patch | Method::IPatch => Err(Code::METHOD_NOT_ALLOWED),
         }
     }
@@ -100,15 +106,9 @@ impl<T: ObjectTree> Client<T> {
             }
         };
         let mut response = content(&node, &path, accept)?;
-        let room = self.observers.len() < self.config.max_observers
-            || self.observers.contains_key(&(from, token));
-        // RFC 7641 section 4.1: a device that takes no more answers as if it had not been asked to.
-        if request.observe == Some(0) && room {
+        if request.observe == Some(0) && self.observe(now, from, token, Target::Path(path), accept)
+        {
             response.observe = Some(0);
-            let observer = Observer::new(path, accept, now, number(&node));
-            if self.observers.insert((from, token), observer).is_none() {
-                self.events.push_back(Event::Observed { path });
-            }
         }
         Ok(response)
     }
@@ -193,7 +193,7 @@ impl<T: ObjectTree> Client<T> {
         let mut merged = self.own(path);
         let mut at = path.parent();
         while let Some(path) = at {
-            merged = super::inherit(self.own(&path), merged);
+            merged = merged.or(&self.own(&path));
             at = path.parent();
         }
         merged

@@ -31,6 +31,14 @@ pub trait ObjectTree {
     /// The code to answer.
     fn write(&mut self, path: &ObjectPath, node: Node, mode: WriteMode) -> Result<(), Code>;
 
+    /// Writes resources and resource instances by their paths, all of them or none (TS 1.1 core, section 6.3.9). What the
+    /// nodes do not mention stays as it is. The values of a resource that has several come as the resource, and are added
+    /// to those that are there.
+    ///
+    /// # Errors
+    /// The code to answer.
+    fn write_all(&mut self, nodes: BTreeMap<ObjectPath, Node>) -> Result<(), Code>;
+
     /// Executes a resource. What it does is for the device to do when it sees [`Event::Executed`](super::Event).
     ///
     /// # Errors
@@ -43,7 +51,7 @@ pub trait ObjectTree {
     /// The code to answer.
     fn create(&mut self, object: u16, instance: NewInstance) -> Result<u16, Code>;
 
-    /// Deletes an instance.
+    /// Deletes an instance, or a resource instance.
     ///
     /// # Errors
     /// The code to answer.

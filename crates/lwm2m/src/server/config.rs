@@ -23,6 +23,18 @@ pub struct ServerConfig {
     /// How long a device has to answer, where the request does not say: from [`Server::request`](super::Server::request)
     /// to its answer. Default 60 s.
     pub request_timeout: Duration,
+    /// How long a request holds its device's lane after the device has acknowledged it without answering (RFC 7252
+    /// section 5.2.2), where that is less than the time it has left. It then ends with
+    /// [`RequestFailure::Timeout`](crate::RequestFailure::Timeout). Default 93 s.
+    pub answer_timeout: Duration,
+    /// How long a device in queue mode listens after it was last heard of (TS 1.1 transport, section 6.5), where
+    /// [`Server::set_awake_window`](super::Server::set_awake_window) says nothing else. Default 93 s, RFC 7252's
+    /// MAX_TRANSMIT_WAIT.
+    pub awake_window: Duration,
+    /// Devices with an awake window of their own; more are refused. Default 200,000.
+    pub max_awake_windows: usize,
+    /// What a 5.03 of this server gives as Max-Age when a bound is reached. Whole seconds. Default 60 s.
+    pub retry_after: Duration,
     /// How much longer than its lifetime a registration stands, for updates that are late on the way. Default 0 s.
     pub lifetime_grace: Duration,
 }
@@ -39,6 +51,10 @@ impl Default for ServerConfig {
             max_observations_per_device: 64,
             max_dormant_devices: 100_000,
             request_timeout: Duration::from_secs(60),
+            answer_timeout: Duration::from_secs(93),
+            awake_window: Duration::from_secs(93),
+            max_awake_windows: 200_000,
+            retry_after: Duration::from_secs(60),
             lifetime_grace: Duration::ZERO,
         }
     }

@@ -6,22 +6,23 @@ use std::time::Instant;
 
 use chacha20::rand_core::Rng as _;
 use coap::{FailureReason, RequestId, Response, Token};
-use lwm2m_model::ObjectPath;
 
+use super::presence::State;
 use super::registrations::observe_request;
-use super::{Event, RequestHandle, RequestOptions, Server};
-use crate::operation::{Expected, PreparedRequest, read_response};
-use crate::{Body, DeviceResponse, Now, Operation, RequestError, RequestFailure};
+use super::{Event, RequestHandle, Server};
+use crate::answer::{Expected, read_response};
+use crate::operation::PreparedRequest;
+use crate::{Body, DeviceResponse, Now, RequestFailure, Target};
 
 /// Something to be done with a device.
 pub(super) struct Job {
     pub(super) id: u64,
-    deadline: Instant,
-    path: ObjectPath,
-    task: Task,
+    pub(super) deadline: Instant,
+    pub(super) target: Target,
+    pub(super) task: Task,
 }
 
-enum Task {
+pub(super) enum Task {
     /// A request that somebody waits for.
     Ask {
         prepared: PreparedRequest,
@@ -35,7 +36,7 @@ enum Task {
     Establish,
 }
 
-enum Ask {
+pub(super) enum Ask {
     Plain,
     Observe {
         context: Option<String>,
@@ -45,7 +46,7 @@ enum Ask {
 }
 
 impl Task {
-    fn starts_observation(&self) -> bool {
+    pub(super) fn starts_observation(&self) -> bool {
         matches!(
             self,
             Self::Establish
@@ -56,150 +57,33 @@ impl Task {
         )
     }
 
-    fn is_establish(&self) -> bool {
+    pub(super) fn is_establish(&self) -> bool {
         matches!(self, Self::Establish)
+    }
+
+    /// Whether it may be sent under another message id than before, somebody waiting for it.
+    fn is_repeatable(&self) -> bool {
+        matches!(
+            self,
+            Self::Ask {
+                repeatable: true,
+                kind: Ask::Plain | Ask::Observe { .. },
+                ..
+            }
+        )
     }
 }
 
-pub(super) fn failure(reason: FailureReason) -> RequestFailure {
+fn failure(reason: FailureReason) -> RequestFailure {
     match reason {
-        FailureReason::Timeout => RequestFailure::Timeout,
+        FailureReason::Timeout | FailureReason::Unanswered => RequestFailure::Timeout,
         FailureReason::Reset => RequestFailure::Reset,
         other => RequestFailure::InvalidResponse(other.to_string()),
     }
 }
 
 impl Server {
-    /// Asks something of a device. The outcome comes as [`Event::Completed`] with the handle returned here; when an
-    /// error is returned, nothing comes.
-    ///
-    /// # Errors
-    /// When the device is not registered, too much waits for it already, or the operation makes no sense. A passive
-    /// cancel is taken for a device that is gone, too, when an observation of the path is kept for it.
-    pub fn request(
-        &mut self,
-        now: Now,
-        endpoint: &str,
-        operation: Operation,
-        options: RequestOptions,
-    ) -> Result<RequestHandle, RequestError> {
-        let path = operation.path();
-        let passive = matches!(operation, Operation::CancelObserve { active: false, .. });
-        let Some((endpoint, device)) =
-            self.devices.get_key_value(endpoint).filter(|(_, device)| {
-                device.registration.is_some()
-                    || (passive && device.observations.contains_key(&path))
-            })
-        else {
-            return Err(RequestError::NotRegistered(endpoint.to_owned()));
-        };
-        let waiting = device
-            .lane
-            .iter()
-            .filter(|job| !job.task.is_establish())
-            .count();
-        if waiting >= self.config.max_pending_per_device {
-            let limit = self.config.max_pending_per_device;
-            return Err(RequestError::TooManyPending {
-                endpoint: endpoint.to_string(),
-                limit,
-            });
-        }
-        let is_new = !device.observations.contains_key(&path);
-        let observations = device.observations.len()
-            + device
-                .lane
-                .iter()
-                .filter(|j| j.task.starts_observation())
-                .count();
-        if matches!(operation, Operation::Observe { .. })
-            && is_new
-            && observations >= self.config.max_observations_per_device
-        {
-            let limit = self.config.max_observations_per_device;
-            return Err(RequestError::TooManyObservations {
-                endpoint: endpoint.to_string(),
-                limit,
-            });
-        }
-        let task = if passive {
-            Task::Forget
-        } else {
-            Task::Ask {
-                prepared: operation.to_request(options.content_format)?,
-                expected: Expected::by(&operation),
-                repeatable: operation.is_repeatable(),
-                kind: match operation {
-                    Operation::Observe { .. } => Ask::Observe {
-                        context: options.context,
-                    },
-                    Operation::CancelObserve { .. } => Ask::Unobserve,
-                    _ => Ask::Plain,
-                },
-            }
-        };
-        let endpoint = Arc::clone(endpoint);
-        let timeout = options.timeout.unwrap_or(self.config.request_timeout);
-        let deadline = now
-            .instant
-            .checked_add(timeout)
-            .unwrap_or(now.instant + self.config.request_timeout);
-        let id = self.next_serial();
-        let job = Job {
-            id,
-            deadline,
-            path,
-            task,
-        };
-        if passive && !self.is_observe_ahead(&endpoint, path) {
-            self.forget(&endpoint, job);
-        } else {
-            self.enqueue(&endpoint, job, false);
-            self.pump(now, &endpoint);
-        }
-        Ok(RequestHandle(id))
-    }
-
-    /// Gives up a request: it is not sent (again), and ends with [`RequestFailure::Cancelled`]. Without effect on one
-    /// that has its outcome.
-    pub fn cancel(&mut self, now: Now, handle: RequestHandle) {
-        if let Some(endpoint) = self.queued.get(&handle.0).cloned() {
-            if let Some(job) = self.unqueue(&endpoint, handle.0) {
-                self.complete(
-                    &endpoint,
-                    job.id,
-                    Err(RequestFailure::Cancelled { sent: false }),
-                );
-            }
-            return;
-        }
-        let Some(id) = self
-            .in_flight
-            .iter()
-            .find(|(_, (_, job))| job.id == handle.0)
-            .map(|(id, _)| *id)
-        else {
-            return;
-        };
-        if let Some((endpoint, job)) = self.take_in_flight(id) {
-            self.coap.cancel_request(id);
-            self.complete(
-                &endpoint,
-                job.id,
-                Err(RequestFailure::Cancelled { sent: true }),
-            );
-            self.pump(now, &endpoint);
-        }
-    }
-
-    /// How many requests wait for a device, the one on the way included.
-    pub fn pending(&self, endpoint: &str) -> usize {
-        self.devices.get(endpoint).map_or(0, |device| {
-            device.lane.len() + usize::from(device.in_flight.is_some())
-        })
-    }
-
-    fn is_observe_ahead(&self, endpoint: &Arc<str>, path: ObjectPath) -> bool {
+    pub(super) fn is_observe_ahead(&self, endpoint: &Arc<str>, target: &Target) -> bool {
         let Some(device) = self.devices.get(endpoint) else {
             return false;
         };
@@ -211,10 +95,10 @@ impl Server {
             .lane
             .iter()
             .chain(on_the_way)
-            .any(|job| job.path == path && job.task.starts_observation())
+            .any(|job| job.target == *target && job.task.starts_observation())
     }
 
-    fn enqueue(&mut self, endpoint: &Arc<str>, job: Job, first: bool) {
+    pub(super) fn enqueue(&mut self, endpoint: &Arc<str>, job: Job, first: bool) {
         let Some(device) = self.devices.get_mut(endpoint) else {
             return;
         };
@@ -238,24 +122,24 @@ impl Server {
         let Some(device) = self.devices.get_mut(endpoint) else {
             return;
         };
-        let mut paths = Vec::new();
-        for (path, kept) in &mut device.observations {
+        let mut targets = Vec::new();
+        for (target, kept) in &mut device.observations {
             if wanted(kept) {
                 kept.state = crate::ObservationState::Establishing;
                 kept.refused = false;
-                paths.push(*path);
+                targets.push(target.clone());
             }
         }
         let waiting: Vec<u64> = device
             .lane
             .iter()
-            .filter(|job| job.task.is_establish() && paths.contains(&job.path))
+            .filter(|job| job.task.is_establish() && targets.contains(&job.target))
             .map(|job| job.id)
             .collect();
         for id in waiting {
             self.unqueue(endpoint, id);
         }
-        for (position, path) in paths.iter().enumerate().rev() {
+        for (position, target) in targets.into_iter().enumerate().rev() {
             // Each has its own time, as they go one after the other.
             let turns = u32::try_from(position + 1).unwrap_or(u32::MAX);
             let wait = self.config.request_timeout.saturating_mul(turns);
@@ -266,7 +150,7 @@ impl Server {
                 Job {
                     id,
                     deadline,
-                    path: *path,
+                    target,
                     task: Task::Establish,
                 },
                 true,
@@ -274,7 +158,7 @@ impl Server {
         }
     }
 
-    /// Sends the next request of a lane, if none is on the way.
+    /// Sends the next request of a lane, if none is on the way and the device listens.
     pub(super) fn pump(&mut self, now: Now, endpoint: &Arc<str>) {
         loop {
             let Some(device) = self.devices.get_mut(endpoint) else {
@@ -284,6 +168,12 @@ impl Server {
                 return;
             };
             if device.in_flight.is_some() {
+                return;
+            }
+            let asleep = device.presence == State::Asleep;
+            // What is forgotten is no business of the device.
+            let may_go = |job: &&Job| !asleep || matches!(job.task, Task::Forget);
+            if device.lane.front().filter(may_go).is_none() {
                 return;
             }
             let Some(job) = device.lane.pop_front() else {
@@ -297,7 +187,7 @@ impl Server {
             }
             let observation = device
                 .observations
-                .get(&job.path)
+                .get(&job.target)
                 .map(|kept| kept.observation.clone());
             let (request, token) = match &job.task {
                 Task::Forget => {
@@ -309,8 +199,7 @@ impl Server {
                     let Some(observation) = observation else {
                         continue;
                     };
-                    let format = observation.content_format;
-                    let request = observe_request(&registration, job.path, format);
+                    let request = observe_request(&registration, &observation);
                     (request, Some(observation.token))
                 }
                 Task::Ask {
@@ -340,26 +229,35 @@ impl Server {
                         self.complete(endpoint, job.id, Ok(nothing_to_cancel()));
                         continue;
                     };
-                    self.end_observation(endpoint, job.path);
+                    self.end_observation(endpoint, &job.target);
                     (
                         prepared.into_request(&registration, Some(1)),
                         Some(observation.token),
                     )
                 }
             };
+            let to = self
+                .devices
+                .get(endpoint)
+                .and_then(|device| device.moved_to)
+                .unwrap_or(registration.peer);
             let timeout = job.deadline.duration_since(now.instant);
             let options = coap::RequestOptions {
                 token,
                 timeout,
+                answer_timeout: Some(self.config.answer_timeout),
                 ..coap::RequestOptions::default()
             };
-            match self
-                .coap
-                .send_request(now.instant, registration.peer, request, options)
-            {
+            match self.coap.send_request(now.instant, to, request, options) {
                 Ok(id) => {
                     if let Some(device) = self.devices.get_mut(endpoint) {
                         device.in_flight = Some(id);
+                    }
+                    if !job.task.is_establish() {
+                        self.events.push_back(Event::Dispatched {
+                            handle: RequestHandle(job.id),
+                            endpoint: Arc::clone(endpoint),
+                        });
                     }
                     self.in_flight.insert(id, (Arc::clone(endpoint), job));
                     return;
@@ -367,7 +265,7 @@ impl Server {
                 Err(error) => {
                     let failure = RequestFailure::NotSent(error.to_string());
                     if job.task.is_establish() {
-                        self.establish_failed(endpoint, job.path, failure);
+                        self.establish_failed(endpoint, &job.target, failure);
                     } else {
                         self.complete(endpoint, job.id, Err(failure));
                     }
@@ -382,14 +280,37 @@ impl Server {
         now: Now,
         id: RequestId,
         token: Token,
-        outcome: Result<Response, RequestFailure>,
+        outcome: Result<Response, FailureReason>,
     ) {
         let Some((endpoint, job)) = self.take_in_flight(id) else {
             return;
         };
-        match (job.task, outcome) {
-            (Task::Establish, Ok(response)) => self.established(&endpoint, job.path, &response),
-            (Task::Establish, Err(failure)) => self.establish_failed(&endpoint, job.path, failure),
+        let mut lost = false;
+        match &outcome {
+            // Nothing of a whole series of retransmissions came through.
+            Err(FailureReason::Timeout) if job.deadline > now.instant => {
+                lost = true;
+                self.silent(&endpoint);
+            }
+            Err(FailureReason::Timeout | FailureReason::Unanswered) => {
+                self.may_sleep(now, &endpoint);
+            }
+            // Whatever it says, it listens.
+            Ok(_) | Err(_) => self.heard(now, &endpoint),
+        }
+        if lost && job.task.is_repeatable() && self.is_asleep(&endpoint) {
+            let handle = RequestHandle(job.id);
+            self.enqueue(&endpoint, job, true);
+            self.events.push_back(Event::Deferred { handle, endpoint });
+            return;
+        }
+        match (job.task, outcome.map_err(failure)) {
+            (Task::Establish, Ok(response)) => {
+                self.established(now, &endpoint, &job.target, &response);
+            }
+            (Task::Establish, Err(failure)) => {
+                self.establish_failed(&endpoint, &job.target, failure);
+            }
             // Never on the way: it is done when its turn comes.
             (Task::Forget, _) => {}
             (Task::Ask { .. }, Err(failure)) => self.complete(&endpoint, job.id, Err(failure)),
@@ -405,7 +326,7 @@ impl Server {
                 if let Ask::Observe { context } = kind {
                     self.observe_answered(
                         &endpoint,
-                        job.path,
+                        job.target.clone(),
                         token,
                         context,
                         prepared.accept,
@@ -414,7 +335,7 @@ impl Server {
                 }
                 let result = read_response(
                     &response,
-                    &job.path,
+                    &job.target,
                     expected,
                     prepared.accept,
                     &self.models,
@@ -426,8 +347,8 @@ impl Server {
     }
 
     /// A passive cancel: no word to the device, whose next notification gets a reset.
-    fn forget(&mut self, endpoint: &Arc<str>, job: Job) {
-        let response = if self.end_observation(endpoint, job.path) {
+    pub(super) fn forget(&mut self, endpoint: &Arc<str>, job: Job) {
+        let response = if self.end_observation(endpoint, &job.target) {
             DeviceResponse {
                 code: coap::Code::DELETED,
                 body: Body::Cancelled(1),
@@ -459,18 +380,16 @@ impl Server {
     }
 
     fn overdue(&mut self, endpoint: &Arc<str>, job: Job) {
-        let failure = RequestFailure::NotSent(
-            "its time was over before earlier requests were answered".to_owned(),
-        );
         if job.task.is_establish() {
-            self.establish_failed(endpoint, job.path, failure);
+            self.establish_failed(endpoint, &job.target, RequestFailure::Expired);
         } else {
-            self.complete(endpoint, job.id, Err(failure));
+            self.complete(endpoint, job.id, Err(RequestFailure::Expired));
         }
     }
 
-    /// The device registered anew while something was on the way. What may be repeated goes on, to the same address;
-    /// the rest is given up: retransmitted into a device that has restarted, it might be carried out twice.
+    /// The device registered anew while something was on the way. What may be repeated goes on, or is sent anew where the
+    /// device has another address; the rest is given up: retransmitted into a device that has restarted, it might be
+    /// carried out twice.
     pub(super) fn drop_in_flight_of_replaced(&mut self, endpoint: &Arc<str>, same_peer: bool) {
         let Some(id) = self
             .devices
@@ -479,23 +398,20 @@ impl Server {
         else {
             return;
         };
-        let goes_on = self.in_flight.get(&id).is_some_and(|(_, job)| {
-            same_peer
-                && matches!(
-                    job.task,
-                    Task::Ask {
-                        repeatable: true,
-                        ..
-                    }
-                )
-        });
-        if goes_on {
+        let repeatable = self
+            .in_flight
+            .get(&id)
+            .is_some_and(|(_, job)| job.task.is_repeatable());
+        if repeatable && same_peer {
             return;
         }
         self.coap.cancel_request(id);
-        if let Some((_, job)) = self.take_in_flight(id)
-            && !job.task.is_establish()
-        {
+        let Some((_, job)) = self.take_in_flight(id) else {
+            return;
+        };
+        if repeatable {
+            self.enqueue(endpoint, job, true);
+        } else if !job.task.is_establish() {
             self.complete(endpoint, job.id, Err(RequestFailure::Gone { sent: true }));
         }
     }
@@ -523,14 +439,14 @@ impl Server {
             self.queued.remove(&job.id);
             match job.task {
                 Task::Establish => {}
-                Task::Forget => self.forget_without_retiring(endpoint, job.id, job.path),
+                Task::Forget => self.forget_without_retiring(endpoint, job.id, &job.target),
                 Task::Ask { .. } => self.complete(endpoint, job.id, Err(why(false))),
             }
         }
     }
 
-    fn forget_without_retiring(&mut self, endpoint: &Arc<str>, id: u64, path: ObjectPath) {
-        let ended = self.end_observation(endpoint, path);
+    fn forget_without_retiring(&mut self, endpoint: &Arc<str>, id: u64, target: &Target) {
+        let ended = self.end_observation(endpoint, target);
         let response = DeviceResponse {
             code: coap::Code::DELETED,
             body: Body::Cancelled(1),
@@ -542,7 +458,7 @@ impl Server {
         );
     }
 
-    fn take_in_flight(&mut self, id: RequestId) -> Option<(Arc<str>, Job)> {
+    pub(super) fn take_in_flight(&mut self, id: RequestId) -> Option<(Arc<str>, Job)> {
         let (endpoint, job) = self.in_flight.remove(&id)?;
         if let Some(device) = self.devices.get_mut(&endpoint)
             && device.in_flight == Some(id)
@@ -552,7 +468,7 @@ impl Server {
         Some((endpoint, job))
     }
 
-    fn unqueue(&mut self, endpoint: &Arc<str>, id: u64) -> Option<Job> {
+    pub(super) fn unqueue(&mut self, endpoint: &Arc<str>, id: u64) -> Option<Job> {
         self.queued.remove(&id);
         let lane: &mut VecDeque<Job> = &mut self.devices.get_mut(endpoint)?.lane;
         let position = lane.iter().position(|job| job.id == id)?;
@@ -561,7 +477,7 @@ impl Server {
         Some(job)
     }
 
-    fn complete(
+    pub(super) fn complete(
         &mut self,
         endpoint: &Arc<str>,
         id: u64,

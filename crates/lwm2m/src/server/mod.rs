@@ -12,8 +12,14 @@
 //!
 //! # Requests
 //! Each device has a lane: its requests are sent one after the other, in order (NSTART of RFC 7252 section 4.7), so it
-//! is always known whether a request was sent. A queued request follows the device to a new address and into a new
-//! registration. What is bounded, and by how much, stands at [`ServerConfig`].
+//! is always known whether a request was sent: [`Event::Dispatched`] comes before its datagram. A queued request follows the
+//! device to a new address and into a new registration. What is bounded, and by how much, stands at [`ServerConfig`].
+//!
+//! # Queue mode
+//! A device in queue mode (binding with `Q`) listens for a while after each message of its own; outside of that its
+//! requests wait in the lane, until it is heard of or their time is over. One that got no sign of delivery waits again
+//! if repeating it does no harm, and else ends with [`RequestFailure::Timeout`](crate::RequestFailure::Timeout). After a
+//! restart the host makes those requests again that have no outcome, in their order.
 //!
 //! # Observations
 //! They are kept per endpoint name, beyond the registration. When a device registers anew each is asked for again
@@ -22,9 +28,13 @@
 mod config;
 mod event;
 mod lanes;
+mod links;
 mod observations;
+mod presence;
 mod register;
 mod registrations;
+mod requests;
+mod send;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -32,23 +42,30 @@ use std::time::{Duration, Instant};
 
 use chacha20::ChaCha12Rng;
 use chacha20::rand_core::{Rng as _, SeedableRng as _};
-use coap::{AckId, Endpoint, Peer, RequestId, Token, Transmit};
+use coap::{Code, Endpoint, Peer, RequestId, Response, Token, Transmit};
 use lwm2m_codec::ContentFormat;
-use lwm2m_model::{ObjectPath, Registry};
+use lwm2m_model::Registry;
 
 pub use config::ServerConfig;
-pub use event::{Event, ObservationEnd, ObservationLoss, RequestHandle, Stats};
+pub use event::{Ack, Event, ObservationEnd, ObservationLoss, RequestHandle, Stats};
+pub use presence::{Presence, TooManyWindows};
+pub use requests::PendingRequest;
 
-use crate::{Now, Observation, ObservationState, Registration};
+use crate::{Now, Observation, ObservationState, Registration, Target};
+use event::Waits;
 use lanes::Job;
+use links::SharedLinks;
 
 /// How a request is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestOptions {
     /// Time to the answer, waiting behind earlier requests included; `None`: [`ServerConfig::request_timeout`].
     pub timeout: Option<Duration>,
-    /// The content format to ask for, or to send; `None`: TLV (11542). Whatever the device then answers in is read.
+    /// The content format to ask for, or to send; `None`: TLV (11542), and SenML CBOR (112) for composites, or what the
+    /// device lists if it does not list these. Whatever the device then answers in is read.
     pub content_format: Option<ContentFormat>,
+    /// The content format of a composite's list of paths; `None`: the same.
+    pub list_format: Option<ContentFormat>,
     /// For [`Operation::Observe`](crate::Operation::Observe): what to attach to the observation. `Some` takes over an
     /// observation that stands, `None` leaves what is attached to it.
     pub context: Option<String>,
@@ -61,11 +78,21 @@ pub struct Server {
     coap: Endpoint,
     rng: ChaCha12Rng,
     /// Everything about an endpoint name: one that is registered, or whose observations are kept.
-    devices: BTreeMap<Arc<str>, Device>,
+    devices: HashMap<Arc<str>, Box<Device>>,
     by_registration_id: HashMap<String, Arc<str>>,
-    by_token: HashMap<Token, (Arc<str>, ObjectPath)>,
+    by_token: HashMap<Token, (Arc<str>, Target)>,
+    /// Who registered last from an address and session: a Send names no endpoint.
+    by_peer: HashMap<Peer, Arc<str>>,
+    links: SharedLinks,
     /// When registrations expire.
     expiries: BTreeSet<(Instant, Arc<str>)>,
+    /// When devices in queue mode fall asleep.
+    sleeps: BTreeSet<(Instant, Arc<str>)>,
+    /// The awake windows that are not the usual one.
+    awake_windows: HashMap<Arc<str>, Duration>,
+    /// Max-Age for what is refused meanwhile.
+    overloaded: Option<Duration>,
+    admits: Option<Admits>,
     /// Devices without a registration whose observations are kept, in the order they went.
     dormant: BTreeMap<u64, Arc<str>>,
     registered: usize,
@@ -88,11 +115,17 @@ struct Device {
     /// Another address its notifications are taken from: the one before the last change, or one that a NAT gave it
     /// without its knowing.
     other_peer: Option<Peer>,
-    observations: BTreeMap<ObjectPath, Kept>,
+    /// Where its requests go, if not to its registration's peer: to a session that it began without updating.
+    moved_to: Option<Peer>,
+    observations: BTreeMap<Target, Kept>,
     lane: VecDeque<Job>,
     in_flight: Option<RequestId>,
     dormant_since: Option<u64>,
+    presence: presence::State,
 }
+
+/// Whether a peer may speak for an endpoint.
+type Admits = Box<dyn FnMut(Peer, &str) -> bool + Send>;
 
 struct Kept {
     observation: Arc<Observation>,
@@ -113,10 +146,16 @@ impl Server {
             config,
             models,
             rng,
-            devices: BTreeMap::new(),
+            devices: HashMap::new(),
             by_registration_id: HashMap::new(),
             by_token: HashMap::new(),
+            by_peer: HashMap::new(),
+            links: SharedLinks::default(),
             expiries: BTreeSet::new(),
+            sleeps: BTreeSet::new(),
+            awake_windows: HashMap::new(),
+            overloaded: None,
+            admits: None,
             dormant: BTreeMap::new(),
             registered: 0,
             queue_deadlines: BTreeSet::new(),
@@ -141,13 +180,15 @@ impl Server {
         self.drain_coap(now);
         self.give_up_overdue(now);
         self.expire_registrations(now);
+        self.fall_asleep(now);
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout) next; `None`: not before something else happens.
     pub fn next_timeout(&self) -> Option<Instant> {
         let expiry = self.expiries.first().map(|(at, _)| *at);
         let overdue = self.queue_deadlines.first().map(|(at, _)| *at);
-        [self.coap.next_timeout(), expiry, overdue]
+        let sleep = self.sleeps.first().map(|(at, _)| *at);
+        [self.coap.next_timeout(), expiry, overdue, sleep]
             .into_iter()
             .flatten()
             .min()
@@ -163,17 +204,50 @@ impl Server {
         self.events.pop_front()
     }
 
-    /// Tells the device that a confirmable notification's value is safe. Until then it waits, and sends it again.
-    pub fn acknowledge(&mut self, now: Now, ack: AckId) {
-        self.coap.acknowledge(now.instant, ack);
+    /// Tells the device that the values of a confirmable notification or a Send are safe. Until then it waits, and sends
+    /// a notification again.
+    pub fn acknowledge(&mut self, now: Now, ack: Ack) {
+        match ack.0 {
+            Waits::Notification(ack) => self.coap.acknowledge(now.instant, ack),
+            Waits::Send(exchange) => {
+                self.coap
+                    .respond(now.instant, exchange, Response::new(Code::CHANGED));
+            }
+        }
         self.drain_coap(now);
+    }
+
+    /// Says that the values can't be taken now: a Send is answered 5.03, with Max-Age in whole seconds. A notification
+    /// stays unacknowledged, so that the device sends it again.
+    pub fn refuse(&mut self, now: Now, ack: Ack, retry_after: Duration) {
+        if let Waits::Send(exchange) = ack.0 {
+            self.coap
+                .respond(now.instant, exchange, register::busy(retry_after));
+            self.drain_coap(now);
+        }
+    }
+
+    /// While the host has no room: new registrations and Sends are answered 5.03 with this Max-Age, in whole seconds
+    /// (RFC 7252 section 5.9.3.4). Updates, notifications and what devices answer are taken all the same. `None`, the
+    /// default: take everything.
+    pub fn set_overloaded(&mut self, retry_after: Option<Duration>) {
+        self.overloaded = retry_after;
+    }
+
+    /// Asks `admits` whether a peer may register, update, de-register or Send as an endpoint; where it says no the answer
+    /// is 4.03. By default everybody may.
+    pub fn set_admission(&mut self, admits: impl FnMut(Peer, &str) -> bool + Send + 'static) {
+        self.admits = Some(Box::new(admits));
     }
 
     /// Every registration that stands, by endpoint name.
     pub fn registrations(&self) -> impl Iterator<Item = &Arc<Registration>> {
-        self.devices
-            .values()
+        let registered = self.devices.values();
+        let mut all: Vec<_> = registered
             .filter_map(|device| device.registration.as_ref())
+            .collect();
+        all.sort_unstable_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        all.into_iter()
     }
 
     /// How many registrations stand.
@@ -228,10 +302,12 @@ impl Server {
                     request,
                     ..
                 } => {
-                    let response = self.answer(now, from, &request);
-                    self.coap.respond(now.instant, exchange, response.response);
+                    let answer = self.answer(now, from, exchange, &request);
+                    if let Some(response) = answer.response {
+                        self.coap.respond(now.instant, exchange, response);
+                    }
                     // What the device causes is sent after it has its answer.
-                    if let Some(endpoint) = response.then_serve {
+                    if let Some(endpoint) = answer.then_serve {
                         self.pump(now, &endpoint);
                     }
                 }
@@ -244,7 +320,7 @@ impl Server {
                 coap::Event::RequestFailed {
                     id, token, reason, ..
                 } => {
-                    self.finish(now, id, token, Err(lanes::failure(reason)));
+                    self.finish(now, id, token, Err(reason));
                 }
                 coap::Event::Notification {
                     from,
@@ -258,6 +334,15 @@ impl Server {
                 coap::Event::NotificationRejected { .. } => {}
             }
         }
+    }
+
+    fn is_admitted(&mut self, from: Peer, endpoint: &str) -> bool {
+        let admitted = self
+            .admits
+            .as_mut()
+            .is_none_or(|admits| admits(from, endpoint));
+        self.stats.not_admitted += u64::from(!admitted);
+        admitted
     }
 
     fn next_serial(&mut self) -> u64 {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use coap::{AckId, Peer, Response, Token};
-use lwm2m_model::ObjectPath;
 
+use super::event::{Ack, Waits};
+use super::presence::State;
 use super::registrations::watch_afresh;
 use super::{Event, Kept, ObservationEnd, ObservationLoss, Server};
-use crate::operation::{Expected, read_response};
-use crate::{DeviceResponse, Now, Observation, ObservationState, RequestFailure};
+use crate::answer::read_notification;
+use crate::{Now, Observation, ObservationState, RequestFailure, Target};
 
 /// Whether an answer promises notifications (RFC 7641 section 2).
 fn accepts(response: &Response) -> bool {
@@ -20,7 +21,7 @@ impl Server {
     pub(super) fn observe_answered(
         &mut self,
         endpoint: &Arc<str>,
-        path: ObjectPath,
+        target: Target,
         token: Token,
         context: Option<String>,
         content_format: Option<u16>,
@@ -32,7 +33,7 @@ impl Server {
         let Some(registration) = &device.registration else {
             return;
         };
-        let standing = device.observations.get_mut(&path);
+        let standing = device.observations.get_mut(&target);
         if !accepts(response) {
             // RFC 7641 section 4.1: an answer without Observe ends what stood under the token.
             if let Some(kept) = standing {
@@ -51,7 +52,7 @@ impl Server {
         let observation = Arc::new(Observation {
             endpoint: endpoint.to_string(),
             registration_id: registration.registration_id.clone(),
-            path,
+            target: target.clone(),
             token,
             context: context.or_else(|| {
                 replaced
@@ -65,8 +66,8 @@ impl Server {
             state: ObservationState::Active,
             refused: false,
         };
-        device.observations.insert(path, kept);
-        self.by_token.insert(token, (Arc::clone(endpoint), path));
+        device.observations.insert(target.clone(), kept);
+        self.by_token.insert(token, (Arc::clone(endpoint), target));
         self.events.push_back(Event::ObservationStarted {
             observation,
             replaced,
@@ -76,8 +77,9 @@ impl Server {
     /// A device that registered anew answered about an observation that it had.
     pub(super) fn established(
         &mut self,
+        now: Now,
         endpoint: &Arc<str>,
-        path: ObjectPath,
+        target: &Target,
         response: &Response,
     ) {
         let Some(device) = self.devices.get_mut(endpoint) else {
@@ -87,7 +89,7 @@ impl Server {
             return;
         };
         // Cancelled meanwhile: the device learns it from the reset its next notification gets.
-        let Some(kept) = device.observations.get_mut(&path) else {
+        let Some(kept) = device.observations.get_mut(target) else {
             return;
         };
         if !accepts(response) {
@@ -123,19 +125,34 @@ impl Server {
             });
         }
         let observation = Arc::clone(&kept.observation);
-        self.show(observation, response, None);
+        self.show(now, observation, response, None);
+    }
+
+    /// Asks a device again for an observation that is kept, under its token: its current value comes as
+    /// [`Event::Notified`]. For a host that had no room for a notification and has some now. Without effect on what is not
+    /// kept, or where the device is not registered: then it is asked for when it registers.
+    pub fn reestablish(&mut self, now: Now, endpoint: &str, target: &Target) {
+        let known = self.devices.get_key_value(endpoint);
+        let Some(endpoint) = known
+            .filter(|(_, device)| device.registration.is_some())
+            .map(|(endpoint, _)| Arc::clone(endpoint))
+        else {
+            return;
+        };
+        self.establish_all(now, &endpoint, |kept| kept.observation.target == *target);
+        self.pump(now, &endpoint);
     }
 
     pub(super) fn establish_failed(
         &mut self,
         endpoint: &Arc<str>,
-        path: ObjectPath,
+        target: &Target,
         failure: RequestFailure,
     ) {
         let Some(kept) = self
             .devices
             .get_mut(endpoint)
-            .and_then(|device| device.observations.get_mut(&path))
+            .and_then(|device| device.observations.get_mut(target))
         else {
             return;
         };
@@ -155,12 +172,13 @@ impl Server {
         response: &Response,
         ack: Option<AckId>,
     ) {
-        let kept = self.by_token.get(&token).and_then(|(endpoint, path)| {
-            self.devices
-                .get_mut(endpoint)
-                .and_then(|device| device.observations.get_mut(path))
+        let kept = self.by_token.get(&token).and_then(|(endpoint, target)| {
+            let device = self.devices.get_mut(endpoint)?;
+            let sleeps = device.presence != State::Reachable;
+            let kept = device.observations.get_mut(target)?;
+            Some((sleeps.then(|| Arc::clone(endpoint)), kept))
         });
-        let Some(kept) = kept else {
+        let Some((heard, kept)) = kept else {
             // Forgotten here, but not below: this one is taken, the next one gets a reset.
             self.stats.notifications_unknown += 1;
             self.coap.unwatch(from, token);
@@ -169,33 +187,39 @@ impl Server {
             }
             return;
         };
+        let ack = ack.map(|ack| Ack(Waits::Notification(ack)));
         let observation = Arc::clone(&kept.observation);
         if response.code.is_success() {
             // Also one that was thought lost: the device has it after all.
             kept.state = ObservationState::Active;
             kept.refused = false;
-            self.show(observation, response, ack);
+            self.show(now, observation, response, ack);
         } else {
             // RFC 7641 section 4.2: an error is the last notification.
             kept.state = ObservationState::Dormant;
             kept.refused = true;
-            self.show(Arc::clone(&observation), response, ack);
+            self.show(now, Arc::clone(&observation), response, ack);
             let why = ObservationLoss::Refused(response.code);
             self.events
                 .push_back(Event::ObservationLost { observation, why });
         }
+        // It listens now: what waited for it can go.
+        if let Some(endpoint) = heard {
+            self.heard(now, &endpoint);
+            self.pump(now, &endpoint);
+        }
     }
 
-    fn show(&mut self, observation: Arc<Observation>, response: &Response, ack: Option<AckId>) {
+    fn show(
+        &mut self,
+        now: Now,
+        observation: Arc<Observation>,
+        response: &Response,
+        ack: Option<Ack>,
+    ) {
         let asked = observation.content_format;
-        let read: Result<DeviceResponse, RequestFailure> = read_response(
-            response,
-            &observation.path,
-            Expected::Node,
-            asked,
-            &self.models,
-        );
-        match read {
+        let target = &observation.target;
+        match read_notification(response, target, asked, &self.models, now.unix_ms) {
             Ok(response) => self.events.push_back(Event::Notified {
                 observation,
                 response,
@@ -212,12 +236,12 @@ impl Server {
         }
     }
 
-    /// Forgets the observation of a path; `false` where there was none.
-    pub(super) fn end_observation(&mut self, endpoint: &Arc<str>, path: ObjectPath) -> bool {
+    /// Forgets the observation of a path, or of a list; `false` where there was none.
+    pub(super) fn end_observation(&mut self, endpoint: &Arc<str>, target: &Target) -> bool {
         let Some(device) = self.devices.get_mut(endpoint) else {
             return false;
         };
-        let Some(kept) = device.observations.remove(&path) else {
+        let Some(kept) = device.observations.remove(target) else {
             return false;
         };
         let peers = [
@@ -257,14 +281,15 @@ impl Server {
     /// Keeps an observation that a store kept; its device's registration, if any, comes after it.
     pub(super) fn keep_restored(&mut self, observation: Observation) {
         let endpoint: Arc<str> = observation.endpoint.as_str().into();
-        self.by_token
-            .insert(observation.token, (Arc::clone(&endpoint), observation.path));
+        let place = (Arc::clone(&endpoint), observation.target.clone());
+        self.by_token.insert(observation.token, place);
         let device = self.devices.entry(endpoint).or_default();
         let kept = Kept {
             observation: Arc::new(observation),
             state: ObservationState::Dormant,
             refused: false,
         };
-        device.observations.insert(kept.observation.path, kept);
+        let target = kept.observation.target.clone();
+        device.observations.insert(target, kept);
     }
 }

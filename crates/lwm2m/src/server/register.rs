@@ -1,6 +1,7 @@
 //! The registration interface's parameters (TS 1.1 core, section 6.2): from a request to checked values.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coap::{Code, Request, Response};
@@ -14,6 +15,13 @@ use crate::{Binding, DEFAULT_LIFETIME, Version};
 pub(super) struct Refusal {
     pub(super) code: Code,
     pub(super) reason: String,
+    /// When to try again, in whole seconds.
+    retry_after: Option<Duration>,
+}
+
+/// What a device is answered while there is no room: 5.03 with Max-Age (RFC 7252 section 5.9.3.4).
+pub(super) fn busy(retry_after: Duration) -> Response {
+    Refusal::busy(retry_after, "this server is busy").into_response()
 }
 
 impl Refusal {
@@ -21,12 +29,23 @@ impl Refusal {
         Self {
             code,
             reason: reason.into(),
+            retry_after: None,
+        }
+    }
+
+    pub(super) fn busy(retry_after: Duration, reason: impl Into<String>) -> Self {
+        Self {
+            retry_after: Some(retry_after),
+            ..Self::new(Code::SERVICE_UNAVAILABLE, reason)
         }
     }
 
     pub(super) fn into_response(self) -> Response {
         Response {
             payload: self.reason.into_bytes().into(),
+            max_age: self
+                .retry_after
+                .map(|wait| u32::try_from(wait.as_secs()).unwrap_or(u32::MAX)),
             ..Response::new(self.code)
         }
     }
@@ -39,7 +58,7 @@ pub(super) struct Register {
     pub(super) version: Version,
     pub(super) binding: Binding,
     pub(super) sms: Option<String>,
-    pub(super) links: Vec<Link>,
+    pub(super) links: Arc<[Link]>,
     pub(super) attributes: BTreeMap<String, String>,
 }
 
@@ -48,7 +67,7 @@ pub(super) struct Update {
     pub(super) lifetime: Option<Duration>,
     pub(super) binding: Option<Binding>,
     pub(super) sms: Option<String>,
-    pub(super) links: Option<Vec<Link>>,
+    pub(super) links: Option<Arc<[Link]>>,
     pub(super) attributes: BTreeMap<String, String>,
 }
 
@@ -219,7 +238,7 @@ fn parse_lifetime(text: &str) -> Result<Duration, Refusal> {
     }
 }
 
-fn links(request: &Request, config: &ServerConfig) -> Result<Vec<Link>, Refusal> {
+fn links(request: &Request, config: &ServerConfig) -> Result<Arc<[Link]>, Refusal> {
     if request
         .content_format
         .is_some_and(|format| format != ContentFormat::Link.id())
@@ -239,5 +258,5 @@ fn links(request: &Request, config: &ServerConfig) -> Result<Vec<Link>, Refusal>
         let reason = format!("more than {} links", config.max_links);
         return Err(Refusal::new(Code::REQUEST_ENTITY_TOO_LARGE, reason));
     }
-    Ok(links)
+    Ok(links.into())
 }

@@ -4,25 +4,36 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chacha20::rand_core::Rng as _;
-use coap::{Code, Method, Peer, Request, Response, Token};
-use lwm2m_codec::ContentFormat;
+use coap::{Code, ExchangeId, Method, Peer, Request, Response, Token};
+use lwm2m_codec::{ContentFormat, encode_paths};
 use lwm2m_model::ObjectPath;
 
 use super::register::{Refusal, Register, Update};
+use super::send::NOT_ADMITTED;
 use super::{Event, Server};
+use crate::operation::is_senml;
 use crate::registration::root_path;
-use crate::{Now, Observation, ObservationState, Registration, RegistrationUpdate, RequestFailure};
+use crate::{
+    Now, Observation, ObservationState, Registration, RegistrationUpdate, RequestFailure, Target,
+};
 
 /// The answer to a device's request, and whose lane may have something to send after it.
 pub(super) struct Answer {
-    pub(super) response: Response,
+    /// `None`: it comes later, with the host's acknowledgement.
+    pub(super) response: Option<Response>,
     pub(super) then_serve: Option<Arc<str>>,
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        refusal.into_response().into()
+    }
 }
 
 impl From<Response> for Answer {
     fn from(response: Response) -> Self {
         Self {
-            response,
+            response: Some(response),
             then_serve: None,
         }
     }
@@ -35,13 +46,20 @@ const WELL_KNOWN: &str = "</rd>;rt=\"core.rd\"";
 const EXPIRIES_PER_TURN: usize = 1_000;
 
 impl Server {
-    pub(super) fn answer(&mut self, now: Now, from: Peer, request: &Request) -> Answer {
+    pub(super) fn answer(
+        &mut self,
+        now: Now,
+        from: Peer,
+        exchange: ExchangeId,
+        request: &Request,
+    ) -> Answer {
         let path: Vec<&str> = request.path.iter().map(String::as_str).collect();
         let answer = match (path.as_slice(), request.method) {
+            (["dp"], Method::Post) => return self.send(now, from, exchange, request),
             (["rd"], Method::Post) => self.register(now, from, request),
             (["rd", id], Method::Post | Method::Put) => self.update(now, from, id, request),
-            (["rd", id], Method::Delete) => self.deregister(id),
-            (["rd"] | ["rd", _], _) => {
+            (["rd", id], Method::Delete) => self.deregister(from, id),
+            (["rd"] | ["rd", _] | ["dp"], _) => {
                 self.stats.unknown_requests += 1;
                 return Response::new(Code::METHOD_NOT_ALLOWED).into();
             }
@@ -66,16 +84,22 @@ impl Server {
             } else {
                 self.stats.registrations_refused += 1;
             }
-            refusal.into_response().into()
+            refusal.into()
         })
     }
 
     fn register(&mut self, now: Now, from: Peer, request: &Request) -> Result<Answer, Refusal> {
+        if let Some(retry_after) = self.overloaded {
+            return Err(Refusal::busy(retry_after, "this server is busy"));
+        }
         let register = Register::parse(request, &self.config)?;
+        if !self.is_admitted(from, &register.endpoint) {
+            return Err(Refusal::new(Code::FORBIDDEN, NOT_ADMITTED));
+        }
         let known = self.registration(&register.endpoint).is_some();
         if !known && self.registered >= self.config.max_registrations {
-            return Err(Refusal::new(
-                Code::SERVICE_UNAVAILABLE,
+            return Err(Refusal::busy(
+                self.config.retry_after,
                 "this server has as many devices as it takes",
             ));
         }
@@ -89,7 +113,7 @@ impl Server {
             binding: register.binding,
             sms: register.sms,
             root_path: root_path(&register.links),
-            links: register.links,
+            links: self.links.share(register.links),
             attributes: register.attributes,
             endpoint: register.endpoint,
         });
@@ -111,12 +135,13 @@ impl Server {
             replaced,
         });
         self.establish_all(now, &endpoint, |_| true);
+        self.heard(now, &endpoint);
         let response = Response {
             location_path,
             ..Response::new(Code::CREATED)
         };
         Ok(Answer {
-            response,
+            response: Some(response),
             then_serve: Some(endpoint),
         })
     }
@@ -134,7 +159,10 @@ impl Server {
                 "no such registration: register anew",
             ));
         };
-        let update = Update::parse(request, &self.config)?;
+        if !self.is_admitted(from, &endpoint) {
+            return Err(Refusal::new(Code::FORBIDDEN, NOT_ADMITTED));
+        }
+        let mut update = Update::parse(request, &self.config)?;
         let Some(previous) = self.registration(&endpoint).cloned() else {
             return Err(Refusal::new(
                 Code::NOT_FOUND,
@@ -153,9 +181,10 @@ impl Server {
         if let Some(sms) = &update.sms {
             registration.sms = Some(sms.clone());
         }
-        if let Some(links) = &update.links {
-            registration.root_path = root_path(links);
-            registration.links = links.clone();
+        if let Some(links) = update.links.take() {
+            registration.root_path = root_path(&links);
+            registration.links = self.links.share(links);
+            update.links = Some(Arc::clone(&registration.links));
         }
         for (name, value) in &update.attributes {
             let room = registration.attributes.len() < self.config.max_attributes;
@@ -186,16 +215,20 @@ impl Server {
         self.establish_all(now, &endpoint, |kept| {
             kept.state == ObservationState::Dormant && (new_objects || !kept.refused)
         });
+        self.heard(now, &endpoint);
         Ok(Answer {
-            response: Response::new(Code::CHANGED),
+            response: Some(Response::new(Code::CHANGED)),
             then_serve: Some(endpoint),
         })
     }
 
-    fn deregister(&mut self, id: &str) -> Result<Answer, Refusal> {
+    fn deregister(&mut self, from: Peer, id: &str) -> Result<Answer, Refusal> {
         let Some(endpoint) = self.by_registration_id.get(id).cloned() else {
             return Err(Refusal::new(Code::NOT_FOUND, "no such registration"));
         };
+        if !self.is_admitted(from, &endpoint) {
+            return Err(Refusal::new(Code::FORBIDDEN, NOT_ADMITTED));
+        }
         self.end_registration(&endpoint, false);
         Ok(Response::new(Code::DELETED).into())
     }
@@ -220,9 +253,18 @@ impl Server {
         let peer = registration.peer;
         self.by_registration_id
             .insert(registration.registration_id.clone(), Arc::clone(endpoint));
+        self.by_peer.insert(peer, Arc::clone(endpoint));
+        if let Some(moved) = device.moved_to.take().filter(|moved| *moved != peer)
+            && self.by_peer.get(&moved) == Some(endpoint)
+        {
+            self.by_peer.remove(&moved);
+        }
         match device.registration.replace(registration) {
             None => self.registered += 1,
             Some(old) if old.peer != peer => {
+                if self.by_peer.get(&old.peer) == Some(endpoint) {
+                    self.by_peer.remove(&old.peer);
+                }
                 // Datagrams sent before the change may still come from the old address: keep it, but only one.
                 if let Some(older) = device.other_peer.replace(old.peer)
                     && older != peer
@@ -247,27 +289,52 @@ impl Server {
 
     /// A notification of a device comes from an address that is not its registration's: a NAT on the way has given it
     /// another one, and the device itself does not know. It has shown a token of 64 random bits, so its notifications
-    /// are taken; requests go on to the old address until it updates. Without security only: a DTLS session that goes
-    /// on from another address keeps its number.
+    /// are taken; requests go on to the old address until it updates. A DTLS session that goes on from another address
+    /// keeps its number, and a new session, as every device has one after a restart of this server, is taken if it may
+    /// speak for the endpoint ([`Server::set_admission`]): then requests go there too, since the old session is no more.
     pub(super) fn follow_stray(&mut self, from: Peer, datagram: &[u8]) {
-        let Some((endpoint, _)) =
-            notification_token(datagram).and_then(|token| self.by_token.get(&token))
-        else {
+        let Some(token) = notification_token(datagram) else {
             return;
         };
-        let Some(device) = self.devices.get_mut(endpoint) else {
+        // Mostly it comes from where it is looked for.
+        if self.coap.is_watched(from, token) {
+            return;
+        }
+        let Some((endpoint, _)) = self.by_token.get(&token) else {
+            return;
+        };
+        let Some(registration) = self.registration(endpoint) else {
+            return;
+        };
+        let (endpoint, is_same_session) = (
+            Arc::clone(endpoint),
+            registration.peer.session == from.session,
+        );
+        if !is_same_session {
+            let is_known = from.session != 0 && self.admits.is_some();
+            if !is_known || !self.is_admitted(from, &endpoint) {
+                return;
+            }
+        }
+        let Some(device) = self.devices.get_mut(&endpoint) else {
             return;
         };
         let Some(registration) = &device.registration else {
             return;
         };
-        if registration.peer == from
-            || device.other_peer == Some(from)
-            || registration.peer.session != from.session
-        {
+        if registration.peer == from || device.other_peer == Some(from) {
             return;
         }
         let older = device.other_peer.replace(from);
+        if !is_same_session {
+            device.moved_to = Some(from);
+            self.by_peer.insert(from, Arc::clone(&endpoint));
+        }
+        if let Some(older) = older
+            && self.by_peer.get(&older) == Some(&endpoint)
+        {
+            self.by_peer.remove(&older);
+        }
         for kept in device.observations.values() {
             if let Some(older) = older {
                 self.coap.unwatch(older, kept.observation.token);
@@ -299,7 +366,13 @@ impl Server {
         self.registered -= 1;
         self.by_registration_id
             .remove(&registration.registration_id);
+        device.moved_to = None;
         let peers = [Some(registration.peer), device.other_peer.take()];
+        for peer in peers.iter().flatten() {
+            if self.by_peer.get(peer) == Some(endpoint) {
+                self.by_peer.remove(peer);
+            }
+        }
         for kept in device.observations.values_mut() {
             kept.state = ObservationState::Dormant;
             kept.refused = false;
@@ -311,6 +384,7 @@ impl Server {
             registration,
             expired,
         });
+        self.forget_presence(endpoint);
         self.clear_lane(endpoint, |sent| RequestFailure::Gone { sent });
         self.retire(endpoint);
     }
@@ -371,9 +445,11 @@ impl Server {
             self.keep_restored(observation);
         }
         let mut endpoints = Vec::new();
-        for registration in registrations {
+        for mut registration in registrations {
             let endpoint: Arc<str> = registration.endpoint.as_str().into();
+            registration.links = self.links.share(registration.links);
             self.install(now, &endpoint, Arc::new(registration));
+            self.restore_presence(now, &endpoint);
             endpoints.push(endpoint);
         }
         for endpoint in endpoints {
@@ -395,28 +471,43 @@ impl Server {
             });
             self.pump(now, &endpoint);
         }
-        let gone: Vec<Arc<str>> = self
+        let mut gone: Vec<Arc<str>> = self
             .devices
             .iter()
             .filter(|(_, d)| d.registration.is_none())
             .map(|(name, _)| Arc::clone(name))
             .collect();
+        // In one order, whatever the table's: who went first gives way first.
+        gone.sort_unstable();
         for endpoint in gone {
             self.retire(&endpoint);
         }
     }
 }
 
-/// The request that starts an observation.
-pub(super) fn observe_request(
-    registration: &Registration,
-    path: ObjectPath,
-    accept: Option<u16>,
-) -> Request {
-    Request {
-        accept: accept.or(Some(ContentFormat::Tlv.id())),
-        observe: Some(0),
-        ..Request::new(Method::Get, registration.uri_path(&path))
+/// The request that starts an observation: GET, or FETCH with the list of paths.
+pub(super) fn observe_request(registration: &Registration, observation: &Observation) -> Request {
+    let accept = observation.content_format;
+    match &observation.target {
+        Target::Path(path) => Request {
+            accept: accept.or(Some(ContentFormat::Tlv.id())),
+            observe: Some(0),
+            ..Request::new(Method::Get, registration.uri_path(path))
+        },
+        Target::Paths(paths) => {
+            let format = accept
+                .and_then(ContentFormat::from_id)
+                .filter(|format| is_senml(*format))
+                .unwrap_or(ContentFormat::SenmlCbor);
+            Request {
+                content_format: Some(format.id()),
+                accept: Some(format.id()),
+                observe: Some(0),
+                // A format of SenML carries any list.
+                payload: encode_paths(paths, format).unwrap_or_default().into(),
+                ..Request::new(Method::Fetch, registration.uri_path(&ObjectPath::Root))
+            }
+        }
     }
 }
 
@@ -427,7 +518,7 @@ pub(super) fn watch(
     registration: &Registration,
     observation: &Observation,
 ) {
-    let request = observe_request(registration, observation.path, observation.content_format);
+    let request = observe_request(registration, observation);
     coap.watch_request(peer, observation.token, request);
 }
 

@@ -307,6 +307,32 @@ impl World {
         panic!("no answer");
     }
 
+    /// What a bare device was asked last.
+    pub fn asked_of(&mut self, device: Peer) -> (coap::ExchangeId, Request) {
+        let asked = std::mem::take(&mut self.bare_events)
+            .into_iter()
+            .filter_map(|(peer, event)| match event {
+                coap::Event::Request {
+                    exchange, request, ..
+                } if peer == device => Some((exchange, request)),
+                _ => None,
+            });
+        asked.last().expect("the device was asked something")
+    }
+
+    /// The same, with the token.
+    pub fn asked_token(&mut self, device: Peer) -> (coap::ExchangeId, coap::Token) {
+        let asked = std::mem::take(&mut self.bare_events)
+            .into_iter()
+            .filter_map(|(peer, event)| match event {
+                coap::Event::Request {
+                    exchange, token, ..
+                } if peer == device => Some((exchange, token)),
+                _ => None,
+            });
+        asked.last().expect("the device was asked something")
+    }
+
     pub fn run_for(&mut self, time: Duration) {
         let end = self.now.instant + time;
         self.settle();
@@ -321,7 +347,8 @@ impl World {
             while let Some(event) = self.server.poll_event() {
                 quiet = false;
                 if let Event::Notified { ack: Some(ack), .. }
-                | Event::NotificationUnreadable { ack: Some(ack), .. } = &event
+                | Event::NotificationUnreadable { ack: Some(ack), .. }
+                | Event::Sent { ack, .. } = &event
                     && self.acknowledge
                 {
                     self.server.acknowledge(self.now, *ack);

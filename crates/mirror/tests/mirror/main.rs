@@ -6,6 +6,8 @@
     reason = "a story that can not go on should stop there"
 )]
 
+mod exactly_once;
+mod flows;
 mod outages;
 mod stories;
 mod world;
@@ -44,6 +46,14 @@ everywhere! {
     stories::a_record_that_cant_be_carried_is_put_aside,
     stories::one_record_too_large_costs_no_other,
     stories::a_new_topic_is_found_soon_and_a_record_carried_at_once,
+    flows::any_topics_are_carried_by_pattern_either_way,
+    flows::topics_that_would_go_round_are_refused,
+    flows::what_came_from_the_target_does_not_go_back,
+    flows::what_is_too_old_too_large_or_too_much_is_left_out_and_counted,
+    flows::operators_see_pause_and_resume_a_flow,
+    flows::schemas_take_what_they_refer_to_along,
+    flows::a_second_process_takes_the_flow_over,
+    flows::a_capped_link_carries_no_more_and_replies_first,
     outages::a_registry_that_is_away_holds_everything_up,
     outages::a_target_that_is_away_holds_everything_up,
     outages::a_source_that_is_away_is_waited_for,

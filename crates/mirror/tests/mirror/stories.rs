@@ -6,7 +6,7 @@ use mirror::Direction;
 use records::{AvroKey, Response};
 use tokio::time::{sleep, timeout};
 
-use crate::world::{PATIENCE, World, endpoint, first_seen, gateway, reply, schema_id};
+use crate::world::{PATIENCE, World, args, endpoint, first_seen, gateway, reply, schema_id};
 
 pub(crate) async fn ids_are_those_of_the_targets_registry(world: &mut World) {
     let gateway = gateway("ids");
@@ -280,17 +280,12 @@ pub(crate) async fn exactly_the_request_topic_is_left_out(world: &mut World) {
 }
 
 pub(crate) async fn a_cluster_is_not_mirrored_onto_itself(world: &mut World) {
+    // The same by another name.
+    let other_name = world.edge.bootstrap.replace("127.0.0.1", "localhost");
+    let more = ["--gateway", "loop", "--direction", "edge-to-cloud"];
     let args = mirror::Args {
-        gateway: "loop".parse().unwrap(),
-        direction: Direction::EdgeToCloud,
-        source_bootstrap_server: world.edge.bootstrap.clone(),
-        source_schema_registry_url: world.edge.registry_url.clone(),
-        source_properties: None,
-        // The same by another name.
-        target_bootstrap_server: world.edge.bootstrap.replace("127.0.0.1", "localhost"),
-        target_schema_registry_url: world.cloud.registry_url.clone(),
-        target_properties: None,
-        compression: None,
+        target_bootstrap_server: other_name,
+        ..args(&world.edge, &world.cloud, &more)
     };
     let refused = timeout(PATIENCE, mirror::run(args, service::Context::detached())).await;
     let message = refused.unwrap().unwrap_err().to_string();

@@ -18,7 +18,7 @@ use records::{
 use schema_registry::Registry;
 use service::{Context, Health};
 use tempfile::TempDir;
-use testkit::{Apicurio, RealKafka};
+use testkit::{Apicurio, Link, RealKafka};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -69,6 +69,31 @@ impl World {
         Self { cloud, edge }
     }
 
+    /// Apache Kafka twice, with registries of ours.
+    pub(crate) async fn brokers() -> Self {
+        let (cloud, edge) = tokio::join!(RealKafka::start(), RealKafka::start());
+        Self::around(cloud.unwrap(), edge.unwrap()).await
+    }
+
+    /// The same, the edge's broker reached over a link that leads to port `far`.
+    pub(crate) async fn brokers_linked(link: &Link, far: u16) -> Self {
+        let edge = RealKafka::builder().reached_through(link.port(), far);
+        let (cloud, edge) = tokio::join!(RealKafka::start(), edge.start());
+        Self::around(cloud.unwrap(), edge.unwrap()).await
+    }
+
+    async fn around(cloud: RealKafka, edge: RealKafka) -> Self {
+        let site = async |kafka: RealKafka, ids_taken| {
+            let bootstrap = kafka.bootstrap().to_owned();
+            let registry = start_registry(&bootstrap, "127.0.0.1:0".parse().unwrap()).await;
+            let url = registry.url();
+            let schemas = Schemas::Embedded(Some(registry));
+            Site::new(bootstrap, url, Kafka::Real(kafka), schemas, ids_taken).await
+        };
+        let (cloud, edge) = tokio::join!(site(cloud, 5), site(edge, 1));
+        Self { cloud, edge }
+    }
+
     pub(crate) async fn embedded() -> Self {
         let site = async |ids_taken| {
             let dir = TempDir::new().unwrap();
@@ -97,22 +122,46 @@ impl World {
             Direction::CloudToEdge => (&self.cloud, &self.edge),
             Direction::EdgeToCloud => (&self.edge, &self.cloud),
         };
-        let args = Args {
-            gateway: gateway.parse().unwrap(),
-            direction,
-            source_bootstrap_server: source.bootstrap.clone(),
-            source_schema_registry_url: source.registry_url.clone(),
-            source_properties: None,
-            target_bootstrap_server: target.bootstrap.clone(),
-            target_schema_registry_url: target.registry_url.clone(),
-            target_properties: None,
-            compression: None,
+        let direction = match direction {
+            Direction::CloudToEdge => "cloud-to-edge",
+            Direction::EdgeToCloud => "edge-to-cloud",
         };
+        self.start(args(
+            source,
+            target,
+            &["--gateway", gateway, "--direction", direction],
+        ))
+    }
+
+    /// Any mirror.
+    pub(crate) fn start(&self, args: Args) -> Mirror {
         let context = Context::detached();
         let (stop, health) = (context.shutdown.clone(), context.health.clone());
         let task = tokio::spawn(mirror::run(args, context));
         Mirror { stop, health, task }
     }
+}
+
+/// The options of a mirror between two sites, as a command line has them.
+pub(crate) fn args(source: &Site, target: &Site, more: &[&str]) -> Args {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+    let sites = [
+        "mirror",
+        "--source-bootstrap-server",
+        &source.bootstrap,
+        "--source-schema-registry-url",
+        &source.registry_url,
+        "--target-bootstrap-server",
+        &target.bootstrap,
+        "--target-schema-registry-url",
+        &target.registry_url,
+    ];
+    let line = <Line as clap::Parser>::try_parse_from(sites.iter().chain(more));
+    line.unwrap_or_else(|error| panic!("{error}")).args
 }
 
 async fn start_registry(bootstrap: &str, listen: SocketAddr) -> Registry {
@@ -279,6 +328,13 @@ impl Site {
                 );
             }
         }
+    }
+
+    /// Offsets of the topic's partitions together.
+    pub(crate) async fn end(&self, topic: &str) -> i64 {
+        let topics = kafka::list_topics(&self.cluster(), PATIENCE).await.unwrap();
+        let found = topics.iter().find(|known| known.name == topic);
+        found.map_or(0, |topic| topic.records)
     }
 
     pub(crate) async fn has_topic(&self, topic: &str) -> bool {

@@ -20,7 +20,8 @@ pub use resource::{
     ResourceType, ResourceValue,
 };
 pub use response::{
-    ReadContent, Response, ResponseBody, ResponseCode, ResponseObserve, ResponsePayload,
+    ObserveHead, ReadContent, Response, ResponseBody, ResponseCode, ResponseObserve,
+    ResponsePayload,
 };
 
 use crate::frame::{self, SchemaId};

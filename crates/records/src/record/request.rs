@@ -1,5 +1,5 @@
 use super::resource::{AvroInstanceResource, AvroObjectResource, AvroResource};
-use crate::wire::{avro_enum, avro_record, avro_union};
+use crate::wire::{Cursor, avro_enum, avro_record, avro_union};
 
 avro_enum! {
     /// `AvroRequestKind`: what a request asks for, and a reply answers.
@@ -100,5 +100,22 @@ avro_record! {
         /// The operator's mark, which the reply bears.
         pub ticket: String,
         pub payload: RequestPayload,
+    }
+}
+
+/// The longest of the three that [`Request::read_addressee`] takes for real.
+const LONGEST_NAME: usize = 1_024;
+
+impl Request {
+    /// Reads the server's id, the endpoint and the ticket from the start of a datum, whatever stands behind them. `None`
+    /// where they can't be read, or the ticket is empty.
+    pub fn read_addressee(datum: &[u8]) -> Option<(String, String, String)> {
+        let mut cursor = Cursor::new(datum);
+        let mut next = || {
+            let text = cursor.str().ok()?;
+            (text.len() <= LONGEST_NAME).then(|| text.to_owned())
+        };
+        let (server_id, ep, ticket) = (next()?, next()?, next()?);
+        (!ticket.is_empty()).then_some((server_id, ep, ticket))
     }
 }

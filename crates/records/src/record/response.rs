@@ -2,7 +2,7 @@ use super::request::RequestKind;
 use super::resource::{
     AvroInstanceResource, AvroMultipleResource, AvroObjectResource, AvroResource,
 };
-use crate::wire::{avro_enum, avro_record, avro_union};
+use crate::wire::{Datum as _, avro_enum, avro_record, avro_union, put_bytes, put_long};
 
 avro_enum! {
     /// `AvroResponseCode`
@@ -147,5 +147,35 @@ avro_record! {
         /// Unix milliseconds.
         pub timestamp: i64,
         pub rep: ResponsePayload,
+    }
+}
+
+/// A notification's fields before its payload, borrowed: see [`ResponseObserve::write_datum`].
+#[derive(Clone, Copy, Debug)]
+pub struct ObserveHead<'a> {
+    pub ticket: &'a str,
+    pub observation_id: &'a str,
+    pub server_id: &'a str,
+    pub ep: &'a str,
+    pub path: &'a str,
+    /// Unix milliseconds.
+    pub timestamp: i64,
+}
+
+impl ResponseObserve {
+    /// Writes the datum of a notification behind what is there: the same as that of a record with these fields, without
+    /// owning them.
+    pub fn write_datum(head: ObserveHead<'_>, rep: &ResponsePayload, out: &mut Vec<u8>) {
+        for text in [
+            head.ticket,
+            head.observation_id,
+            head.server_id,
+            head.ep,
+            head.path,
+        ] {
+            put_bytes(out, text.as_bytes());
+        }
+        put_long(out, head.timestamp);
+        rep.write(out);
     }
 }

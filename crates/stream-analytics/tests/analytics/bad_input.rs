@@ -2,13 +2,13 @@
 
 use kafka::dead_letters;
 
-use crate::support::{INPUT, Site, embedded_broker, embedded_registry};
+use crate::support::{INPUT, Site};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_can_not_be_decoded_is_put_aside_and_the_next_good_one_counts() {
     let site = Site::start().await;
     let running = site.run("temperature");
-    site.value("sensor", "/3303/0/5700", 0, 20.0).await;
+    site.reads("sensor", "/3303/0/5700", 0, 20.0).await;
     let good = site.records(INPUT).await[0].value.clone().unwrap();
     let (id, _) = good.split_at(5);
     let bad: [(&[u8], &str); 5] = [
@@ -19,12 +19,12 @@ async fn what_can_not_be_decoded_is_put_aside_and_the_next_good_one_counts() {
         (id, "not_avro"),
     ];
     for (value, _) in bad {
-        site.produce("sensor", Some(value), None).await;
+        site.put("sensor", Some(value), None).await;
     }
     // The input's key schema where a value is due.
     let key = site.records(INPUT).await[0].key.clone().unwrap();
-    site.produce("sensor", Some(&key), None).await;
-    site.value("sensor", "/3303/0/5700", 1, 21.0).await;
+    site.put("sensor", Some(&key), None).await;
+    site.reads("sensor", "/3303/0/5700", 1, 21.0).await;
 
     let maxima = site.settled_maxima().await;
     let values: Vec<f64> = maxima.iter().map(|m| m.value()).collect();
@@ -48,26 +48,21 @@ async fn what_can_not_be_decoded_is_put_aside_and_the_next_good_one_counts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_is_away_is_waited_for_at_start_and_later() {
-    let folder = tempfile::tempdir().unwrap();
-    let broker = embedded_broker(folder.path()).await;
-    let bootstrap = broker.local_addr().to_string();
-    let listen = format!("127.0.0.1:{}", testkit::free_port());
-    let address = listen.parse().unwrap();
-    let registry = embedded_registry(&bootstrap, address).await;
-    let site = Site::on(&bootstrap, &registry.url());
-    site.value("sensor", "/3303/0/5700", 0, 20.0).await;
-    registry.stop().await.unwrap();
+    let mut site = Site::start().await;
+    let listen = site.registry_url().trim_start_matches("http://").to_owned();
+    site.reads("sensor", "/3303/0/5700", 0, 20.0).await;
+    site.servers().registry.go_away().await;
 
     let running = site.run("temperature");
-    let reason = running.failing("flow").await;
+    let reason = running.fails("flow").await;
     assert!(reason.contains(&listen), "{reason}");
-    let registry = embedded_registry(&bootstrap, address).await;
+    site.servers().registry.come_back().await;
     assert_eq!(site.settled_maxima().await.len(), 1);
 
     // Away later: what it has answered is known, so what needs no new answer goes on.
-    registry.stop().await.unwrap();
-    site.value("sensor", "/3303/0/5700", 1, 21.0).await;
-    testkit::wait_for(crate::support::PATIENCE, "the maximum", async || {
+    site.servers().registry.go_away().await;
+    site.reads("sensor", "/3303/0/5700", 1, 21.0).await;
+    testkit::wait_for(site::PATIENCE, "the maximum", async || {
         let records = site
             .records("analytics.demo.observations.maxper30sec")
             .await;
@@ -77,5 +72,4 @@ async fn a_registry_that_is_away_is_waited_for_at_start_and_later() {
     .await
     .unwrap();
     running.stop().await;
-    broker.shutdown().await;
 }

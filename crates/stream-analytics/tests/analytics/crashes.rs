@@ -10,7 +10,9 @@ use kafka::{delete_topic, ensure_topic};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::support::{INPUT, OUTPUT, PATIENCE, Site, counted};
+use site::PATIENCE;
+
+use crate::support::{INPUT, OUTPUT, Site, counted};
 
 const COUNT_GROUP: &str = "leshan-simple-analytics";
 const MAX_GROUP: &str = "leshan-maxper30sec-analytic";
@@ -90,7 +92,7 @@ fn counts(lines: &[String]) -> BTreeMap<String, u64> {
 async fn killed_again_and_again_it_gives_what_it_gives_undisturbed() {
     let site = Site::start().await;
     ensure_topic(&site.cluster(), INPUT, 2, &[]).await.unwrap();
-    let other = site.folder.path().join("undisturbed");
+    let other = site.folder().join("undisturbed");
     let other = other.to_str().unwrap();
     // With a grace of a minute some readings are too late: those, too, must be the same ones.
     let calm_max = site.run(&format!(
@@ -107,7 +109,7 @@ async fn killed_again_and_again_it_gives_what_it_gives_undisturbed() {
         let count = site.run("aggregate --grace 60");
         let (now, later) = part.split_at(100);
         for (ep, at_ms, value) in now {
-            site.value(ep, "/3303/0/5700", *at_ms, *value).await;
+            site.reads(ep, "/3303/0/5700", *at_ms, *value).await;
         }
         let before = count.console.lines().len();
         testkit::wait_for(PATIENCE, "new counts", async || {
@@ -118,7 +120,7 @@ async fn killed_again_and_again_it_gives_what_it_gives_undisturbed() {
         .unwrap();
         // In the middle of what is still coming.
         for (ep, at_ms, value) in later {
-            site.value(ep, "/3303/0/5700", *at_ms, *value).await;
+            site.reads(ep, "/3303/0/5700", *at_ms, *value).await;
         }
         max.kill().await;
         printed.extend(count.console.lines());
@@ -173,7 +175,7 @@ async fn what_is_delivered_again_does_not_count_twice() {
 pub(crate) async fn delivered_again(site: &Site, ep: &str) {
     let running = site.run("aggregate");
     for at_ms in 0..3 {
-        site.value(ep, "/3303/0/5700", at_ms, 20.0).await;
+        site.reads(ep, "/3303/0/5700", at_ms, 20.0).await;
     }
     let line = |n| counted(ep, 0, n);
     running.console.wait_for(&line(3)).await;
@@ -181,7 +183,7 @@ pub(crate) async fn delivered_again(site: &Site, ep: &str) {
     forget_commits(site, COUNT_GROUP, 1).await;
 
     let running = site.run("aggregate");
-    site.value(ep, "/3303/0/5700", 3, 20.0).await;
+    site.reads(ep, "/3303/0/5700", 3, 20.0).await;
     running.console.wait_for(&line(4)).await;
     // One line for the device and one for its path: none for what was known.
     assert_eq!(running.console.lines().len(), 2);
@@ -195,19 +197,19 @@ async fn a_state_older_than_the_commits_is_brought_up_to_date() {
 
 pub(crate) async fn older_state(site: &Site, ep: &str) {
     let (data, copied) = (
-        site.folder.path().join("analytics"),
-        site.folder.path().join("copied"),
+        site.folder().join("analytics"),
+        site.folder().join("copied"),
     );
     let line = |n| counted(ep, 0, n);
     let running = site.run("aggregate");
-    site.value(ep, "/3303/0/5700", 0, 20.0).await;
+    site.reads(ep, "/3303/0/5700", 0, 20.0).await;
     running.console.wait_for(&line(1)).await;
     running.stop().await;
     copy(&data, &copied);
 
     let running = site.run("aggregate");
-    site.value(ep, "/3303/0/5700", 1, 20.0).await;
-    site.value(ep, "/3303/0/5700", 2, 20.0).await;
+    site.reads(ep, "/3303/0/5700", 1, 20.0).await;
+    site.reads(ep, "/3303/0/5700", 2, 20.0).await;
     running.console.wait_for(&line(3)).await;
     running.stop().await;
 
@@ -216,7 +218,7 @@ pub(crate) async fn older_state(site: &Site, ep: &str) {
     fs::rename(&copied, &data).unwrap();
     let running = site.run("aggregate");
     running.console.wait_for(&line(3)).await;
-    site.value(ep, "/3303/0/5700", 3, 20.0).await;
+    site.reads(ep, "/3303/0/5700", 3, 20.0).await;
     running.console.wait_for(&line(4)).await;
     running.stop().await;
 }
@@ -227,7 +229,7 @@ async fn a_topic_made_anew_is_read() {
     let line = |n| counted("sensor", 0, n);
     let running = site.run("aggregate");
     for at_ms in 0..5 {
-        site.value("sensor", "/3303/0/5700", at_ms, 20.0).await;
+        site.reads("sensor", "/3303/0/5700", at_ms, 20.0).await;
     }
     running.console.wait_for(&line(5)).await;
     running.stop().await;
@@ -243,7 +245,7 @@ async fn a_topic_made_anew_is_read() {
     })
     .await
     .unwrap();
-    site.value("sensor", "/3303/0/5700", 5, 20.0).await;
+    site.reads("sensor", "/3303/0/5700", 5, 20.0).await;
     running.console.wait_for(&line(6)).await;
     running.stop().await;
 }
@@ -255,7 +257,7 @@ async fn brokers_that_are_away_do_not_hold_a_shutdown() {
     let running = site.run(&format!(
         "temperature --kafka-bootstrap-server 127.0.0.1:{unreachable}"
     ));
-    let reason = running.failing("kafka").await;
+    let reason = running.fails("kafka").await;
     assert!(reason.contains(&unreachable.to_string()), "{reason}");
     tokio::time::timeout(Duration::from_secs(5), running.stop())
         .await

@@ -27,7 +27,7 @@ async fn options_that_can_not_be_meant_end_it_at_once() {
 async fn a_second_instance_on_the_same_state_is_refused() {
     let site = Site::start().await;
     let first = site.run("aggregate");
-    site.value("sensor", "/3303/0/5700", 0, 20.0).await;
+    site.reads("sensor", "/3303/0/5700", 0, 20.0).await;
     let line = counted("sensor", 0, 1);
     first.console.wait_for(&line).await;
     let error = site.run("aggregate").error().await;
@@ -43,12 +43,12 @@ async fn a_second_instance_on_the_same_state_is_refused() {
 async fn a_file_that_is_no_state_is_named() {
     let site = Site::start().await;
     let first = site.run("aggregate");
-    site.value("sensor", "/3303/0/5700", 0, 20.0).await;
+    site.reads("sensor", "/3303/0/5700", 0, 20.0).await;
     let line = counted("sensor", 0, 1);
     first.console.wait_for(&line).await;
     first.stop().await;
 
-    let mut folder = site.folder.path().join("analytics");
+    let mut folder = site.folder().join("analytics");
     while let Some(Ok(entry)) = std::fs::read_dir(&folder).unwrap().next() {
         folder = entry.path();
         if folder.is_file() {

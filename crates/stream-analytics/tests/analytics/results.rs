@@ -8,18 +8,18 @@ use crate::support::{INPUT, OUTPUT, Site, counted, observation, resource, t0};
 /// Runs against the embedded servers and against real ones.
 async fn maxima_story(site: &Site) {
     let running = site.run("temperature");
-    site.value("sensor", "/3303/0/5700", 0, 20.0).await;
-    site.value("sensor", "/3303/0/5700", 1_000, 19.0).await;
-    site.value("sensor", "/3303/0/5700", 2_000, 20.0).await;
-    site.value("sensor", "/3303/0/5700", 29_999, 21.5).await;
+    site.reads("sensor", "/3303/0/5700", 0, 20.0).await;
+    site.reads("sensor", "/3303/0/5700", 1_000, 19.0).await;
+    site.reads("sensor", "/3303/0/5700", 2_000, 20.0).await;
+    site.reads("sensor", "/3303/0/5700", 29_999, 21.5).await;
     // Another path and another device have windows of their own, below zero too.
-    site.value("sensor", "/3303/1/5700", 3_000, -7.0).await;
-    site.value("freezer", "/3303/0/5700", 3_000, -20.0).await;
-    site.value("freezer", "/3303/0/5700", 4_000, -18.0).await;
+    site.reads("sensor", "/3303/1/5700", 3_000, -7.0).await;
+    site.reads("freezer", "/3303/0/5700", 3_000, -20.0).await;
+    site.reads("freezer", "/3303/0/5700", 4_000, -18.0).await;
     // The next window begins anew; then a reading comes late and still counts for the one before.
-    site.value("sensor", "/3303/0/5700", 30_000, 10.0).await;
-    site.value("sensor", "/3303/0/5700", 15_000, 22.0).await;
-    site.value("sensor", "/3303/0/5700", 16_000, 21.9).await;
+    site.reads("sensor", "/3303/0/5700", 30_000, 10.0).await;
+    site.reads("sensor", "/3303/0/5700", 15_000, 22.0).await;
+    site.reads("sensor", "/3303/0/5700", 16_000, 21.9).await;
     let long = observation("meter", "/3200/0/5501", t0(), ResourceValue::Long(7));
     site.observe(&long).await;
 
@@ -58,9 +58,7 @@ async fn every_new_maximum_of_a_window_is_produced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_on_apache_kafka_and_apicurio() {
-    let (kafka, registry) = tokio::join!(testkit::RealKafka::start(), testkit::Apicurio::start());
-    let (kafka, registry) = (kafka.unwrap(), registry.unwrap());
-    let site = Site::on(kafka.bootstrap(), registry.url());
+    let site = Site::on(site::Site::real().await);
     maxima_story(&site).await;
     delivered_again(&site, "again").await;
     older_state(&site, "older").await;
@@ -70,7 +68,7 @@ async fn the_same_on_apache_kafka_and_apicurio() {
 async fn a_maximum_s_key_is_kafka_streams_time_windowed_key() {
     let site = Site::start().await;
     let running = site.run(&format!("temperature --output-topic {OUTPUT}"));
-    site.value("s", "/3303/0/5700", 31_000, 20.0).await;
+    site.reads("s", "/3303/0/5700", 31_000, 20.0).await;
     site.settled_maxima().await;
     let record = &site.records(OUTPUT).await[0];
     let key = record.key.as_deref().unwrap();
@@ -102,7 +100,7 @@ async fn readings_are_counted_per_endpoint_and_per_path_and_minute() {
         // Late, and counted where it belongs.
         ("/3303/0/5700", 1_000),
     ] {
-        site.value("sensor", path, at_ms, 20.0).await;
+        site.reads("sensor", path, at_ms, 20.0).await;
     }
     for line in [
         counted("sensor", 0, 4),
@@ -120,7 +118,7 @@ async fn readings_are_counted_per_endpoint_and_per_path_and_minute() {
 async fn a_name_can_not_write_to_the_operator_s_terminal() {
     let site = Site::start().await;
     let running = site.run("aggregate");
-    site.value("a\u{1b}[2J\nb", "/3303/0/5700", 0, 1.0).await;
+    site.reads("a\u{1b}[2J\nb", "/3303/0/5700", 0, 1.0).await;
     let line = counted("a\\u{1b}[2J\\nb", 0, 1);
     running.console.wait_for(&line).await;
     assert_eq!(running.console.lines().len(), 2);
@@ -131,7 +129,7 @@ async fn a_name_can_not_write_to_the_operator_s_terminal() {
 async fn windows_have_the_size_that_was_asked_for() {
     let site = Site::start().await;
     let running = site.run("aggregate --window 10");
-    site.value("sensor", "/3303/0/5700", 19_999, 20.0).await;
+    site.reads("sensor", "/3303/0/5700", 19_999, 20.0).await;
     let line = format!("[sensor@{}/{}], 1", t0() + 10_000, t0() + 20_000);
     running.console.wait_for(&line).await;
     running.stop().await;
@@ -142,10 +140,10 @@ async fn the_oldest_windows_go_when_the_most_allowed_are_kept() {
     let site = Site::start().await;
     let running = site.run("temperature --max-windows 3");
     for at_ms in [0, 30_000, 60_000, 90_000] {
-        site.value("sensor", "/3303/0/5700", at_ms, 20.0).await;
+        site.reads("sensor", "/3303/0/5700", at_ms, 20.0).await;
         // One batch each.
         let line = at_ms;
-        testkit::wait_for(crate::support::PATIENCE, "the maximum", async || {
+        testkit::wait_for(site::PATIENCE, "the maximum", async || {
             let maxima = site.maxima(OUTPUT).await;
             anyhow::ensure!(maxima.iter().any(|m| m.start_ms == t0() + line));
             Ok(())
@@ -154,8 +152,8 @@ async fn the_oldest_windows_go_when_the_most_allowed_are_kept() {
         .unwrap();
     }
     // The first window is closed, though its grace of a day is not over; the second still takes readings.
-    site.value("sensor", "/3303/0/5700", 1_000, 50.0).await;
-    site.value("sensor", "/3303/0/5700", 31_000, 51.0).await;
+    site.reads("sensor", "/3303/0/5700", 1_000, 50.0).await;
+    site.reads("sensor", "/3303/0/5700", 31_000, 51.0).await;
     let marker = observation(
         "last",
         "/3303/0/5700",
@@ -163,7 +161,7 @@ async fn the_oldest_windows_go_when_the_most_allowed_are_kept() {
         ResourceValue::Long(1),
     );
     site.observe(&marker).await;
-    testkit::wait_for(crate::support::PATIENCE, "the last", async || {
+    testkit::wait_for(site::PATIENCE, "the last", async || {
         let maxima = site.maxima(OUTPUT).await;
         anyhow::ensure!(maxima.iter().any(|m| m.record.ep == "last"));
         Ok(())

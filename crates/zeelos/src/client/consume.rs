@@ -88,7 +88,7 @@ impl ConsumeArgs {
 }
 
 /// What can't be read is printed as what it is, so that nothing stops the listing.
-async fn show(registry: &SchemaRegistry, bytes: Option<&[u8]>) -> String {
+pub(super) async fn show(registry: &SchemaRegistry, bytes: Option<&[u8]>) -> String {
     let Some(bytes) = bytes else {
         return "null".to_owned();
     };

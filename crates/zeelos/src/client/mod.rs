@@ -1,6 +1,7 @@
 //! The tools that stand beside a running deployment: they are Kafka clients like any other.
 
 mod consume;
+mod dlq;
 mod produce;
 mod request;
 mod send;
@@ -13,6 +14,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 pub(crate) use consume::ConsumeArgs;
+use consume::show;
+pub(crate) use dlq::DlqArgs;
 pub(crate) use produce::ProduceArgs;
 pub(crate) use request::Requester;
 pub(crate) use send::SendArgs;

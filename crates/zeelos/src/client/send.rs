@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use kafka::{KafkaArgs, RecordDecoder, StartAt, TopicReader, ensure_topic};
+use kafka::{KafkaArgs, RecordDecoder, StartAt, TopicReader, TraceParent, ensure_topic};
 use lwm2m_model::{ObjectPath, Registry, ValueType};
 use records::{
     AvroContentFormat, AvroInstanceResource, AvroRecord as _, AvroResource, GatewayId, Request,
@@ -13,7 +13,8 @@ use records::{
 
 use super::{Requester, print};
 
-/// Sends one request and waits for its reply.
+/// Sends one request and waits for its reply. The trace it begins (`traceparent`) is shown, and stands in the logs of
+/// every service on the way.
 #[derive(Args, Debug)]
 pub(crate) struct SendArgs {
     /// The gateway the device is registered at
@@ -113,7 +114,13 @@ impl SendArgs {
         ensure_topic(&cluster, &replies, 1, &[]).await?;
         let mut reader = TopicReader::open(&cluster, &replies, StartAt::End).await?;
         let limit = Duration::from_secs(self.timeout);
-        let headers = [("expires-at".to_owned(), Some(expires_at(limit)))];
+        let trace = TraceParent::start();
+        // Beside the reply, which alone is on standard output.
+        eprintln!("traceparent {trace}");
+        let headers = [
+            ("expires-at".to_owned(), Some(expires_at(limit))),
+            trace.header(),
+        ];
         let requester = Requester::new(&cluster, registry.clone())?;
         let sent = requester.request(&self.gateway, &request, &headers);
         tokio::time::timeout(limit, sent).await.map_err(|_| {

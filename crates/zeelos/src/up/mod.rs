@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use records::GatewayId;
+use service::auth::AuthArgs;
 use service::{CommonArgs, Context};
 
 use children::Supervisor;
@@ -39,6 +40,11 @@ pub(crate) struct UpArgs {
     /// The address that devices, browsers and Kafka clients may come to
     #[arg(long, default_value = "127.0.0.1")]
     bind: IpAddr,
+    #[command(flatten)]
+    auth: AuthArgs,
+    /// Credentials of devices that come over DTLS: a TOML or JSON file (docs/dtls.md)
+    #[arg(long, value_name = "FILE")]
+    credentials_file: Option<PathBuf>,
     /// Use this Kafka cluster as the cloud's instead of an embedded broker
     #[arg(long, value_name = "HOST:PORT")]
     kafka_cloud: Option<String>,
@@ -79,6 +85,7 @@ enum Output {
 
 pub(crate) fn run(args: UpArgs, common: &CommonArgs) -> anyhow::Result<ExitCode> {
     let shows_view = !args.check && !args.no_view && view::is_terminal();
+    let shared = shared_options(common);
     let mut common = common.clone();
     if shows_view || (args.check && common.log == "info") {
         // The view and the check's table own the terminal; each child's log is in its file.
@@ -88,17 +95,38 @@ pub(crate) fn run(args: UpArgs, common: &CommonArgs) -> anyhow::Result<ExitCode>
     service::run("up", &common, |context| {
         let outcome = &mut code;
         Box::pin(async move {
-            *outcome = supervise(args, context, shows_view).await?;
+            *outcome = supervise(args, &shared, context, shows_view).await?;
             Ok(())
         })
     })?;
     Ok(code)
 }
 
-async fn supervise(args: UpArgs, context: Context, shows_view: bool) -> anyhow::Result<ExitCode> {
+/// What was said about logging and configuration counts for the children too; variables they inherit anyway.
+fn shared_options(common: &CommonArgs) -> Vec<String> {
+    let format = common.log_format.to_possible_value();
+    let mut options = vec!["--log".to_owned(), common.log.clone()];
+    if let Some(format) = format {
+        options.extend(["--log-format".to_owned(), format.get_name().to_owned()]);
+    }
+    if let Some(file) = &common.config {
+        options.extend(["--config".to_owned(), file.display().to_string()]);
+    }
+    options
+}
+
+async fn supervise(
+    args: UpArgs,
+    shared: &[String],
+    context: Context,
+    shows_view: bool,
+) -> anyhow::Result<ExitCode> {
+    // A server would not start either, but say so in its log only.
+    args.auth.gate((args.bind, 0).into(), "--bind")?;
+    remove_left_behind();
     let temporary = match &args.data_dir {
         Some(_) if !args.check => None,
-        _ => Some(tempfile::Builder::new().prefix("zeelos-").tempdir()?),
+        _ => Some(tempfile::Builder::new().prefix(TEMPORARY).tempdir()?),
     };
     let data_dir = match (&temporary, &args.data_dir) {
         (Some(temporary), _) => temporary.path().to_owned(),
@@ -109,7 +137,7 @@ async fn supervise(args: UpArgs, context: Context, shows_view: bool) -> anyhow::
         .with_context(|| format!("can't make the data folder {}", data_dir.display()))?;
     // Held to the end of this function, after the children's.
     let _lock = lock(&data_dir)?;
-    let plan = Arc::new(Plan::new(&args, data_dir)?);
+    let plan = Arc::new(Plan::new(&args, shared, data_dir)?);
     let supervisor = Supervisor::start(&plan)?;
     let making = topics::start(Arc::clone(&plan), context.shutdown.clone());
     let result = if args.check {
@@ -125,6 +153,34 @@ async fn supervise(args: UpArgs, context: Context, shows_view: bool) -> anyhow::
         crate::client::print(note.as_bytes())?;
     }
     result
+}
+
+/// What the names of temporary data folders begin with.
+const TEMPORARY: &str = "zeelos-up-";
+/// A temporary folder this old that nobody holds was left by an `up` that was killed.
+const LEFT_BEHIND_AFTER: Duration = Duration::from_secs(3_600);
+
+/// Removes the temporary folders of runs that were killed and could not do it themselves.
+fn remove_left_behind() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(TEMPORARY)
+            && entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let folder = entry.path();
+        let lock = folder.join("up.lock");
+        let is_old = std::fs::metadata(&lock)
+            .and_then(|file| file.modified())
+            .is_ok_and(|since| since.elapsed().is_ok_and(|age| age > LEFT_BEHIND_AFTER));
+        if !is_ours || !is_old {
+            continue;
+        }
+        let is_free = File::open(&lock).is_ok_and(|file| file.try_lock().is_ok());
+        if is_free && let Err(error) = std::fs::remove_dir_all(&folder) {
+            tracing::debug!(folder = %folder.display(), %error, "left behind, and can't be removed");
+        }
+    }
 }
 
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use records::{GatewayId, Topics};
+use service::auth::AuthArgs;
 
 use super::UpArgs;
 use super::check::CheckStage;
@@ -24,6 +25,7 @@ pub(crate) struct Gateway {
     pub(crate) topics: Topics,
     pub(crate) site: Site,
     pub(crate) coap: SocketAddr,
+    pub(crate) coaps: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) sensors: Vec<Sensor>,
 }
@@ -90,6 +92,7 @@ mod port {
     pub(super) const KAFKA_GATEWAY: u16 = 9082;
     pub(super) const REGISTRY_GATEWAY: u16 = 8071;
     pub(super) const COAP: u16 = 5683;
+    pub(super) const COAPS: u16 = 5684;
     pub(super) const HTTP: u16 = 8080;
 }
 
@@ -98,7 +101,8 @@ const CLOUD: &str = "cloud";
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 impl Plan {
-    pub(crate) fn new(args: &UpArgs, data_dir: PathBuf) -> anyhow::Result<Self> {
+    /// `shared` are the options that every child gets besides its own.
+    pub(crate) fn new(args: &UpArgs, shared: &[String], data_dir: PathBuf) -> anyhow::Result<Self> {
         anyhow::ensure!(
             args.gateways.len() == 1 || args.kafka_gateway.is_none(),
             "--kafka-gateway is for one --gateway only: each gateway has its own cluster"
@@ -115,6 +119,7 @@ impl Plan {
         }
         let mut builder = Builder {
             args,
+            shared,
             ports: Ports::open(&data_dir, args.check),
             data_dir,
             children: Vec::new(),
@@ -187,6 +192,7 @@ fn graph(data_dir: &Path) -> PathBuf {
 
 struct Builder<'a> {
     args: &'a UpArgs,
+    shared: &'a [String],
     data_dir: PathBuf,
     children: Vec<Child>,
     ports: Ports,
@@ -257,7 +263,7 @@ impl Builder<'_> {
             self.args.registry_gateway.as_deref(),
         )?;
         let topics = Topics::for_gateway(id);
-        let (coap, http) = self.server(id, &site, &topics)?;
+        let [coap, coaps, http] = self.server(id, &site, &topics)?;
         self.mirror(id, "mirror-cloud-to-edge", "cloud-to-edge", cloud, &site)?;
         self.mirror(id, "mirror-edge-to-cloud", "edge-to-cloud", &site, cloud)?;
         self.analytics(id, &site, &topics)?;
@@ -267,6 +273,7 @@ impl Builder<'_> {
             topics,
             site,
             coap,
+            coaps,
             http,
             sensors,
         })
@@ -277,10 +284,13 @@ impl Builder<'_> {
         id: &GatewayId,
         site: &Site,
         topics: &Topics,
-    ) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+    ) -> anyhow::Result<[SocketAddr; 3]> {
         let coap = self
             .ports
             .udp(&format!("{id}/coap"), self.args.bind, port::COAP)?;
+        let coaps = self
+            .ports
+            .udp(&format!("{id}/coaps"), self.args.bind, port::COAPS)?;
         let http = self
             .ports
             .tcp(&format!("{id}/http"), self.args.bind, port::HTTP)?;
@@ -292,6 +302,8 @@ impl Builder<'_> {
             id.as_str(),
             "--coap-listen",
             &coap.to_string(),
+            "--coaps-listen",
+            &coaps.to_string(),
             "--web-listen",
             &http.to_string(),
             "--data-dir",
@@ -306,8 +318,12 @@ impl Builder<'_> {
             &topic(&topics.management_rep, CheckStage::Reply),
         ]);
         args.extend(kafka_args(site));
+        args.extend(auth_args(&self.args.auth));
+        if let Some(file) = &self.args.credentials_file {
+            args.extend(["--credentials-file".to_owned(), file.display().to_string()]);
+        }
         self.child(format!("{id}/leshan-server-kafka"), wave::SERVER, args)?;
-        Ok((reachable(coap), reachable(http)))
+        Ok([coap, coaps, http].map(reachable))
     }
 
     fn mirror(
@@ -461,7 +477,8 @@ impl Builder<'_> {
         }
     }
 
-    fn child(&mut self, name: String, wave: u8, args: Vec<String>) -> anyhow::Result<()> {
+    fn child(&mut self, name: String, wave: u8, mut args: Vec<String>) -> anyhow::Result<()> {
+        args.extend_from_slice(self.shared);
         // `--break` on a stage that is a process of its own: it does not run.
         let left_out = match self.args.broken {
             Some(CheckStage::Mirror) => "/mirror-edge-to-cloud",
@@ -496,6 +513,23 @@ impl Builder<'_> {
             .with_context(|| format!("can't make {}", folder.display()))?;
         Ok(folder.display().to_string())
     }
+}
+
+/// Who may use the server's interface, as `up` was told.
+fn auth_args(auth: &AuthArgs) -> Vec<String> {
+    let file = |option: &str, path: &Option<PathBuf>| {
+        path.as_ref()
+            .map(|path| format!("{option}={}", path.display()))
+    };
+    let open = auth.web_open.then(|| "--web-open".to_owned());
+    [
+        file("--users-file", &auth.users_file),
+        file("--tokens-file", &auth.tokens_file),
+        open,
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn kafka_args(site: &Site) -> Vec<String> {

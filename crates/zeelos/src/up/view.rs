@@ -180,8 +180,8 @@ fn addresses(plan: &Plan) -> String {
         );
         let _ = writeln!(
             text,
-            "          devices coap://{}   page http://{}/",
-            gateway.coap, gateway.http
+            "          devices coap://{} coaps://{}   page http://{}/",
+            gateway.coap, gateway.coaps, gateway.http
         );
     }
     let _ = writeln!(text, "logs      {}", plan.log_dir().display());

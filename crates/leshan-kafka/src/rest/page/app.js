@@ -146,7 +146,7 @@ function nameOf(device, path) {
   return { name: name + (many && spec ? ' ' + instance : ''), resource };
 }
 
-const about = of => of.address + ' · lifetime ' + span(of.lifetime) + ' · ' + ago(of.lastUpdate);
+const about = of => (of.sleeping ? 'asleep · ' : '') + (of.secure ? 'DTLS · ' : '') + of.address + ' · lifetime ' + span(of.lifetime) + ' · ' + ago(of.lastUpdate);
 
 function current(device) {
   if (device.card) device.card.firstChild.setAttribute('aria-current', Boolean(chosen && chosen.device === device));
@@ -209,6 +209,7 @@ function choose() {
   try { endpoint = decodeURIComponent(location.hash.slice(1)); } catch (error) { endpoint = ''; }
   const device = devices.get(endpoint);
   if (device && before === device) return;
+  if (chosen) chosen.close();
   chosen = null;
   document.querySelector('main').classList.toggle('one', Boolean(device));
   if (device) {
@@ -259,13 +260,13 @@ function link(state, text) {
 }
 
 function listen() {
-  const events = new EventSource('/api/event');
+  events = new EventSource('/api/event');
   const on = (name, use) => events.addEventListener(name, event => use(JSON.parse(event.data)));
   events.onopen = () => { link('live', 'live'); load(); };
   events.onerror = () => {
     link('lost', 'connection lost, trying again …');
-    // A browser gives up after an answer that is no stream.
-    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 3000);
+    // A browser gives up after an answer that is no stream, such as that one has to log in.
+    if (events.readyState === EventSource.CLOSED) setTimeout(start, 3000);
   };
   const registered = registration => {
     put(registration);
@@ -297,6 +298,31 @@ function listen() {
     });
     if (!known && chosen && chosen.device === device) chosen.refresh();
   });
+  on('SEND', ({ ep, val }) => {
+    const device = devices.get(ep);
+    if (device) for (const [path, node] of Object.entries(val)) seen(device, path, node);
+  });
+  const sleeps = sleeping => ({ ep }) => {
+    const device = devices.get(ep);
+    if (!device) return;
+    device.registration.sleeping = sleeping;
+    dirty.add(device);
+    if (chosen && chosen.device === device) { chosen.tick(); chosen.queue.load(); }
+  };
+  on('SLEEPING', sleeps(true));
+  on('AWAKE', sleeps(false));
+  on('REQUEST_RESPONSE', ({ ep, path, paths, response, error }) => {
+    const device = devices.get(ep);
+    const what = ep + ' · ' + (path || paths.join(', ')) + ' · ';
+    const bad = Boolean(error) || response.failure;
+    said(what + (error || (response.failure ? 'the device says ' + response.status : 'answered now')), bad);
+    if (!device) return;
+    if (response && response.content) {
+      if (path) seen(device, path, response.content);
+      else for (const [at, node] of Object.entries(response.content)) seen(device, at, node);
+    }
+    if (chosen && chosen.device === device) { device.asked = false; look(device); chosen.queue.load(); }
+  });
   on('LAGGED', load);
 }
 
@@ -317,4 +343,12 @@ setInterval(() => {
 at('search').addEventListener('input', () => { room = PAGE; relist = true; });
 at('more').addEventListener('click', () => { room += PAGE; relist = true; });
 window.addEventListener('hashchange', choose);
-listen();
+
+let events = null;
+async function start() {
+  if (events) events.close();
+  if (await whoAmI()) listen();
+  else if (me.authentication) askWho(start);
+  else { link('lost', 'connection lost, trying again …'); setTimeout(start, 3000); }
+}
+start();

@@ -20,17 +20,23 @@ const url = (endpoint, rest) => '/api/clients/' + encodeURIComponent(endpoint) +
 
 // An answer of the interface: {ok, answer} or {ok: false, reason}.
 async function call(method, address, body) {
-  const options = { method };
+  // The header keeps browsers from asking for a password in a window of their own.
+  const options = { method, headers: { 'X-Requested-With': 'zeelos' } };
   if (body !== undefined) {
     const json = typeof body === 'object';
     options.body = json ? JSON.stringify(body) : body;
-    options.headers = { 'Content-Type': json ? 'application/json' : 'text/plain' };
+    options.headers['Content-Type'] = json ? 'application/json' : 'text/plain';
   }
   try {
     const response = await fetch(address, options);
     const type = response.headers.get('Content-Type') || '';
     const answer = type.startsWith('application/json') ? await response.json() : await response.text();
+    if (response.status === 401 && address !== '/api/session') askWho(start);
     if (!response.ok) return { ok: false, reason: String(answer) };
+    if (answer && answer.delayed) {
+      said('The device sleeps: ' + (answer.path || answer.paths.join(', ')) + ' waits until it is heard of.');
+      return { ok: true, delayed: true, answer: {} };
+    }
     if (answer && answer.failure) {
       return { ok: false, reason: 'The device says ' + answer.status + (answer.errormessage ? ': ' + answer.errormessage : '') };
     }
@@ -147,9 +153,11 @@ class DeviceView {
     this.facts = h('dl', { class: 'facts' });
     this.gone = h('p', { class: 'gone', hidden: true }, 'This device has de-registered or its registration is over.');
     this.objects = h('div');
+    this.queue = new QueuePanel(device);
+    this.coap = new CoapPanel(device);
     this.node = h('div', {},
       h('button', { class: 'b back', type: 'button', onclick: actions.back }, '← all devices'),
-      h('h2', {}, device.registration.endpoint), this.gone, this.facts, this.objects);
+      h('h2', {}, device.registration.endpoint), this.gone, this.facts, this.queue.node, this.objects, this.coap.node);
     this.structure();
     this.tick();
   }
@@ -179,6 +187,9 @@ class DeviceView {
     if (!order.length) this.objects.replaceChildren(h('p', { class: 'empty' }, 'This device listed no object instances.'));
   }
 
+  // It is on display no more.
+  close() { this.coap.close(); }
+
   hasValues(path) {
     for (const at of this.device.values.keys()) if (at.startsWith(path + '/')) return true;
     return false;
@@ -189,7 +200,7 @@ class DeviceView {
     const rows = h('div');
     const name = spec ? spec.name : 'Object ' + object;
     const many = this.device.registration.availableInstances[object].length > 1 || (spec && spec.instancetype === 'multiple');
-    const observe = h('button', { class: 'b', type: 'button', onclick: () => this.toggle(path, observe) }, 'Observe all');
+    const observe = h('button', { class: 'b act-operate', type: 'button', onclick: () => this.toggle(path, observe) }, 'Observe all');
     const node = h('details', { class: 'instance', open },
       h('summary', {}, name + (many ? ' ' + id : ''), h('span', { class: 'path' }, path)),
       h('div', { class: 'bar' },
@@ -207,9 +218,11 @@ class DeviceView {
 
   // What an instance has: its values, and what only a discover tells, such as that it can be reset.
   async open(shown) {
+    // A look must not fill a sleeper's queue.
+    if (this.device.registration.sleeping) return;
     await this.read(shown.path, null, shown);
-    const { ok, answer } = await call('GET', url(this.device.registration.endpoint, shown.path + '/discover'));
-    if (!ok) return;
+    const { ok, delayed, answer } = await call('GET', url(this.device.registration.endpoint, shown.path + '/discover'));
+    if (!ok || delayed) return;
     for (const link of answer.objectLinks) {
       const id = Number(link.url.split(shown.path + '/')[1]);
       if (Number.isInteger(id)) shown.there.add(id);
@@ -260,7 +273,8 @@ class DeviceView {
     const row = { path, spec, value: h('div', { class: 'value' }), line: h('div', {}), error: h('p', { class: 'error', hidden: true }) };
     const act = h('div', { class: 'act' });
     const add = (label, title, run) => {
-      const button = h('button', { class: 'b', type: 'button', 'aria-label': label + ' ' + name, title }, label);
+      const of = label === 'Read' ? 'b' : 'b act-operate';
+      const button = h('button', { class: of, type: 'button', 'aria-label': label + ' ' + name, title }, label);
       button.addEventListener('click', () => run(button));
       act.append(button);
       return button;
@@ -332,9 +346,10 @@ class DeviceView {
   async read(path, button, shown) {
     shown = shown || this.instances.get(path);
     if (shown) shown.asked = true;
-    const { ok, answer, reason } = await this.busy(button, () => call('GET', url(this.device.registration.endpoint, path)));
+    const { ok, delayed, answer, reason } = await this.busy(button, () => call('GET', url(this.device.registration.endpoint, path)));
     this.problem(path, ok ? '' : reason);
-    if (ok) this.actions.seen(this.device, path, answer.content);
+    if (delayed) this.queue.load();
+    else if (ok) this.actions.seen(this.device, path, answer.content);
     if (shown) this.fill(shown);
   }
 
@@ -342,11 +357,12 @@ class DeviceView {
     const endpoint = this.device.registration.endpoint;
     const cancel = this.device.observed.has(path);
     const address = url(endpoint, path + '/observe' + (cancel ? '?active=true' : ''));
-    const { ok, answer, reason } = await this.busy(button, () => call(cancel ? 'DELETE' : 'POST', address));
+    const { ok, delayed, answer, reason } = await this.busy(button, () => call(cancel ? 'DELETE' : 'POST', address));
     // Nothing to cancel is what was wanted.
     const done = ok || (cancel && reason.startsWith('no observation'));
     this.problem(path, done ? '' : reason);
-    if (!done) return;
+    if (delayed) this.queue.load();
+    if (!done || delayed) return;
     if (cancel) this.device.observed.delete(path);
     else this.device.observed.add(path);
     if (ok && answer && answer.content) this.actions.seen(this.device, path, answer.content);
@@ -381,12 +397,13 @@ class DeviceView {
     form.addEventListener('submit', async event => {
       event.preventDefault();
       const endpoint = this.device.registration.endpoint;
-      const { ok, reason } = await this.busy(go, () => what === 'execute'
+      const { ok, delayed, reason } = await this.busy(go, () => what === 'execute'
         ? call('POST', url(endpoint, row.path), input.value)
         : call('PUT', url(endpoint, row.path), input.value));
       this.problem(row.path, ok ? '' : reason);
       if (!ok) return;
       close();
+      if (delayed) { this.queue.load(); return; }
       said(name + (what === 'execute' ? ' was executed' : ' was written'));
       if (what === 'write' && row.observe) this.read(row.path);
     });
@@ -403,7 +420,9 @@ class DeviceView {
     const facts = [
       ['Address', of.address], ['Last update', ago(of.lastUpdate)],
       ['Lifetime', span(of.lifetime) + (here && until > 0 ? ', ' + span(until) + ' left' : '')],
-      ['Registered', ago(of.registrationDate)], ['LwM2M', of.lwM2mVersion + ', binding ' + of.bindingMode + (of.queuemode ? ', sleeps' : '')],
+      ['Registered', ago(of.registrationDate)], ['LwM2M', of.lwM2mVersion + ', binding ' + of.bindingMode],
+      ['Listens', !of.queuemode ? 'always' : of.sleeping ? 'asleep' : 'awake, sleeps in between'],
+      ['Security', of.secure ? 'DTLS' : 'none: readable on its way'],
       ['Registration', of.registrationId],
     ];
     this.facts.replaceChildren(...facts.map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, String(value)))));

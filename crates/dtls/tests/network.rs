@@ -1,0 +1,214 @@
+//! Networks that lose, repeat, delay and lie.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on ends")]
+
+mod pair;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use dtls::{ClientAuth, ClientConfig, ServerConfig, ServerTrust};
+use pair::{KEY, Weather, World, certificate, ec_key, own, psk};
+use proptest::prelude::*;
+
+fn certificate_world() -> (World, ClientConfig) {
+    let (server_key, key) = (ec_key(), ec_key());
+    // Long names, small datagrams: every flight comes in pieces.
+    let name = "a-long-name-of-an-endpoint-that-makes-its-certificate-longer";
+    let of_server = certificate(name, &server_key, (-1, 10), None);
+    let of_device = certificate(name, &key, (-1, 10), None);
+    let config = ServerConfig {
+        own_key: Some(own(&server_key, &[&of_server])),
+        mtu: 300,
+        ..ServerConfig::default()
+    };
+    let world = World::new(config);
+    world
+        .known
+        .0
+        .lock()
+        .unwrap()
+        .pinned
+        .push(of_device.to_der().unwrap());
+    let auth = ClientAuth::Certificate {
+        own: own(&key, &[&of_device]),
+        server: ServerTrust::Pinned(of_server.to_der().unwrap()),
+    };
+    let mut config = ClientConfig::new(auth);
+    config.mtu = 300;
+    (world, config)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A third of all datagrams lost, repeated or late, whatever the credential: a client that tries again whenever it
+    /// gave up has a session in the end, data passes, and the two agree on it.
+    #[test]
+    fn foul_weather_only_takes_longer(seed: u64, certificates: bool, resumes: bool) {
+        let (mut world, config) = if certificates {
+            certificate_world()
+        } else {
+            (World::with_psk(ServerConfig::default()), psk("id", KEY))
+        };
+        let device = world.client(1, config);
+        if resumes {
+            world.connect(device);
+            prop_assert!(world.clients[&device].is_connected());
+        }
+        world.weather = Weather::foul(seed, 20, 15, 15);
+        let now = world.now;
+        world.clients.get_mut(&device).unwrap().connect(now);
+        for _ in 0..12 {
+            world.run(Duration::from_secs(30));
+            if world.clients[&device].is_idle() {
+                let now = world.now;
+                world.clients.get_mut(&device).unwrap().connect(now);
+            }
+        }
+        prop_assert!(world.clients[&device].is_connected(), "{:?} {:?}", world.refusals(), world.closings());
+        for n in 0..30 {
+            world.say(device, format!("{n}").as_bytes());
+        }
+        let heard = world.heard();
+        // Each at most once, and as many as the weather lets through.
+        let mut once = heard.clone();
+        once.sort();
+        once.dedup();
+        prop_assert_eq!(once.len(), heard.len());
+        prop_assert!(heard.len() >= 15, "{} of 30 came", heard.len());
+    }
+
+    /// One datagram of the handshake is changed on the way: the two come to no session, or to one that works.
+    #[test]
+    fn a_changed_datagram_is_found_out(which in 0_usize..6, place: usize, value: u8, certificates: bool) {
+        let (mut world, config) = if certificates {
+            certificate_world()
+        } else {
+            (World::with_psk(ServerConfig::default()), psk("id", KEY))
+        };
+        let device = world.client(1, config);
+        world.tamper = Some((which, place, value));
+        world.connect(device);
+        world.run(Duration::from_secs(200));
+        if world.clients[&device].is_connected() && world.server.sessions() == 1 {
+            world.say(device, b"hello");
+            prop_assert_eq!(world.heard(), ["hello"]);
+        } else {
+            world.connect(device);
+            prop_assert!(world.say(device, b"hello"));
+            prop_assert_eq!(world.heard(), ["hello"]);
+        }
+    }
+}
+
+#[test]
+fn a_certificate_handshake_in_small_pieces() {
+    let (mut world, config) = certificate_world();
+    let device = world.client(1, config);
+    world.connect(device);
+    assert!(
+        world.say(device, b"hello"),
+        "{:?} {:?}",
+        world.refusals(),
+        world.closings()
+    );
+    assert_eq!(world.heard(), ["hello"]);
+    assert!(
+        world
+            .wire
+            .iter()
+            .all(|(_, _, datagram)| datagram.len() <= 300)
+    );
+}
+
+/// The first datagram of a client: it can be sent from anywhere.
+fn hello() -> Vec<u8> {
+    let mut world = World::with_psk(ServerConfig::default());
+    let device = world.client(1, psk("id", KEY));
+    world.connect(device);
+    world.wire.remove(0).2
+}
+
+#[test]
+fn hellos_from_invented_addresses_leave_nothing_behind() {
+    let hello = hello();
+    let mut world = World::with_psk(ServerConfig::default());
+    for n in 0..200_000_u32 {
+        let from = SocketAddr::from((Ipv4Addr::from(0x0a00_0000 + n), 40_000));
+        world.server.handle_datagram(world.now, from, &hello);
+        let answer = world.server.poll_transmit().unwrap();
+        // Who names another's address can't make the server send that one more than it was sent itself.
+        assert!(answer.payload.len() < hello.len() && answer.to == from);
+        assert!(world.server.poll_transmit().is_none() && world.server.poll_event().is_none());
+    }
+    assert_eq!((world.server.sessions(), world.server.handshakes()), (0, 0));
+    assert_eq!(world.server.stats().cookies, 200_000);
+    assert!(
+        world.server.next_timeout().is_none(),
+        "nothing to wait for, so nothing is kept"
+    );
+}
+
+#[test]
+fn a_cookie_is_for_one_address_and_for_some_minutes() {
+    let mut world = World::with_psk(ServerConfig::default());
+    let device = world.client(1, psk("id", KEY));
+    world.connect(device);
+    let with_cookie = world.wire[2].2.clone();
+    let elsewhere = SocketAddr::from(([198, 51, 100, 7], 40_001));
+    world
+        .server
+        .handle_datagram(world.now, elsewhere, &with_cookie);
+    assert_eq!(
+        (world.server.handshakes(), world.server.stats().bad_cookies),
+        (0, 1)
+    );
+    // A secret lasts five minutes, and five more.
+    for _ in 0..2 {
+        world.now += Duration::from_secs(301);
+        world.server.handle_datagram(world.now, elsewhere, &hello());
+    }
+    world
+        .server
+        .handle_datagram(world.now, device, &with_cookie);
+    assert_eq!(
+        (world.server.handshakes(), world.server.stats().bad_cookies),
+        (0, 2)
+    );
+}
+
+#[test]
+fn handshakes_that_nobody_goes_on_with_are_bounded_and_end() {
+    let config = ServerConfig {
+        max_handshakes: 10,
+        ..ServerConfig::default()
+    };
+    let mut world = World::with_psk(config);
+    for n in 0..30 {
+        // Each gets its cookie and gives it back, then is gone.
+        let device = world.client(n, psk("id", KEY));
+        let now = world.now;
+        let client = world.clients.get_mut(&device).unwrap();
+        client.connect(now);
+        let first = client.poll_transmit().unwrap();
+        world.server.handle_datagram(now, device, &first);
+        let cookie = world.server.poll_transmit().unwrap();
+        let client = world.clients.get_mut(&device).unwrap();
+        client.handle_datagram(now, &cookie.payload);
+        let second = client.poll_transmit().unwrap();
+        world.clients.remove(&device);
+        world.server.handle_datagram(now, device, &second);
+        while world.server.poll_transmit().is_some() {}
+    }
+    assert_eq!(world.server.handshakes(), 10);
+    assert_eq!(world.server.stats().refused_full, 20);
+    // Who is honest has not to wait until they are over: the slowest of them makes room.
+    world.run(Duration::from_secs(9));
+    let device = world.client(40, psk("id", KEY));
+    world.connect(device);
+    assert!(world.clients[&device].is_connected());
+    assert_eq!(world.server.handshakes(), 9);
+    world.run(Duration::from_secs(100));
+    assert_eq!(world.server.handshakes(), 0);
+}

@@ -1,0 +1,136 @@
+//! The cap on what crosses the link: a token bucket over the bytes that librdkafka says it sent or received.
+//!
+//! Bytes are paid for after they crossed, so the bucket goes into debt and reading of bulk topics waits until the debt
+//! is paid: over a second or more the cap holds exactly, and a burst is bounded by the queues, which are made small
+//! where a cap is given. Prompt topics don't wait; they only add to the debt.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+pub(crate) struct Bandwidth {
+    bytes_per_s: f64,
+    bucket: Mutex<Bucket>,
+}
+
+struct Bucket {
+    /// Negative: a debt.
+    level: f64,
+    at: Instant,
+}
+
+/// What may be saved up while the link is idle, in seconds of the cap.
+const MOST_SAVED_S: f64 = 0.25;
+
+impl Bandwidth {
+    pub(crate) fn new(bytes_per_s: u64) -> Self {
+        Self {
+            bytes_per_s: bytes_per_s as f64,
+            bucket: Mutex::new(Bucket {
+                level: 0.0,
+                at: Instant::now(),
+            }),
+        }
+    }
+
+    pub(crate) fn bytes_per_s(&self) -> u64 {
+        self.bytes_per_s as u64
+    }
+
+    /// These bytes crossed the link.
+    pub(crate) fn pay(&self, bytes: u64, now: Instant) {
+        let mut bucket = self.bucket.lock();
+        self.refill(&mut bucket, now);
+        bucket.level -= bytes as f64;
+    }
+
+    /// How long until the debt is paid.
+    pub(crate) fn debt(&self, now: Instant) -> Duration {
+        let mut bucket = self.bucket.lock();
+        self.refill(&mut bucket, now);
+        if bucket.level >= 0.0 {
+            return Duration::ZERO;
+        }
+        Duration::try_from_secs_f64(-bucket.level / self.bytes_per_s).unwrap_or(Duration::MAX)
+    }
+
+    fn refill(&self, bucket: &mut Bucket, now: Instant) {
+        let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
+        bucket.at = bucket.at.max(now);
+        bucket.level =
+            (bucket.level + passed * self.bytes_per_s).min(self.bytes_per_s * MOST_SAVED_S);
+    }
+}
+
+/// The total of a client's bytes on the wire, as its statistics tell it.
+#[derive(Default)]
+pub(crate) struct Wire {
+    told: AtomicU64,
+}
+
+impl Wire {
+    /// Takes note of a total and answers what it grew by.
+    pub(crate) fn grew(&self, total: u64) -> u64 {
+        total.saturating_sub(self.told.swap(total, Ordering::Relaxed))
+    }
+}
+
+/// A total at the end of librdkafka's statistics, such as `rx_bytes`, without reading all of that JSON: it tells of
+/// every broker and partition, several times a second.
+pub(crate) fn total(statistics: &[u8], name: &str) -> Option<u64> {
+    let key = format!("\"{name}\":");
+    let at = statistics
+        .windows(key.len())
+        .rposition(|window| window == key.as_bytes())?;
+    let digits = statistics[at + key.len()..]
+        .iter()
+        .skip_while(|byte| **byte == b' ')
+        .take_while(|byte| byte.is_ascii_digit());
+    digits.fold(None, |number: Option<u64>, digit| {
+        number
+            .unwrap_or(0)
+            .checked_mul(10)?
+            .checked_add(u64::from(digit - b'0'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_debt_is_paid_by_time_alone() {
+        let start = Instant::now();
+        let bandwidth = Bandwidth::new(1_000);
+        assert_eq!(bandwidth.debt(start), Duration::ZERO);
+        bandwidth.pay(3_000, start);
+        let debt = bandwidth.debt(start + Duration::from_secs(1));
+        assert!(
+            debt > Duration::from_millis(1_900) && debt <= Duration::from_secs(2),
+            "{debt:?}"
+        );
+        assert_eq!(
+            bandwidth.debt(start + Duration::from_secs(4)),
+            Duration::ZERO
+        );
+        // An hour of silence saves up a quarter of a second only.
+        let later = start + Duration::from_secs(3_600);
+        bandwidth.pay(1_250, later);
+        let debt = bandwidth.debt(later);
+        assert!(
+            debt > Duration::from_millis(990) && debt <= Duration::from_secs(1),
+            "{debt:?}"
+        );
+    }
+
+    #[test]
+    fn a_total_is_found_at_the_end() {
+        let statistics = br#"{"brokers":{"a":{"rxbytes":7}},"tx_bytes":12, "rx_bytes":345}"#;
+        assert_eq!(total(statistics, "rx_bytes"), Some(345));
+        assert_eq!(total(statistics, "tx_bytes"), Some(12));
+        assert_eq!(total(statistics, "none"), None);
+        let wire = Wire::default();
+        assert_eq!((wire.grew(5), wire.grew(12), wire.grew(12)), (5, 7, 0));
+    }
+}

@@ -1,0 +1,173 @@
+//! The client that reads: partitions are assigned by hand, from where the offsets say.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+
+use crate::Transfer;
+use crate::bandwidth::{self, Wire};
+use crate::state::Shared;
+
+pub(crate) struct Source {
+    consumer: BaseConsumer<Commits>,
+}
+
+/// What becomes of commits; told on the thread that polls.
+pub(crate) struct Commits {
+    shared: Arc<Shared>,
+    wire: Wire,
+    answered: AtomicU64,
+    failed: Mutex<Option<KafkaError>>,
+}
+
+impl ClientContext for Commits {
+    fn stats_raw(&self, statistics: &[u8]) {
+        if self.shared.flow.transfer == Transfer::Pull
+            && let Some(total) = bandwidth::total(statistics, "rx_bytes")
+        {
+            self.shared.crossed(self.wire.grew(total));
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "the source's client");
+    }
+}
+
+impl ConsumerContext for Commits {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        *self.failed.lock() = result.err();
+        self.answered.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// By how many records the queue is bounded, so that small ones with their overhead in librdkafka don't fill the memory.
+const SMALL_RECORD: usize = 160;
+
+impl Source {
+    pub(crate) fn open(shared: &Arc<Shared>) -> anyhow::Result<Self> {
+        let fetch_bytes = shared.queue_bytes(Transfer::Pull, 2 * 1024 * 1024);
+        let mut config = shared.source.client_config();
+        config
+            .set("group.id", &shared.flow.name)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("isolation.level", "read_committed")
+            // Where the source deleted what was to be read next; the loss is counted.
+            .set("auto.offset.reset", "earliest")
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.error.backoff.ms", "100")
+            // The default of 1 s starves a consumer that is slower than its fetcher.
+            .set("fetch.queue.backoff.ms", "5")
+            .set("fetch.message.max.bytes", fetch_bytes.to_string())
+            .set("fetch.max.bytes", fetch_bytes.to_string())
+            // Or it refuses a smaller one; a larger record is fetched all the same.
+            .set("message.max.bytes", fetch_bytes.to_string())
+            .set(
+                "queued.max.messages.kbytes",
+                // Twice a fetch, or the next one would be asked for only when this one is used up.
+                (2 * fetch_bytes / 1024).to_string(),
+            )
+            .set(
+                "queued.min.messages",
+                (2 * fetch_bytes / SMALL_RECORD).to_string(),
+            )
+            // An outage is told by who looks for new topics, more surely.
+            .set("statistics.interval.ms", shared.statistics_interval_ms());
+        let context = Commits {
+            shared: Arc::clone(shared),
+            wire: Wire::default(),
+            answered: AtomicU64::new(0),
+            failed: Mutex::default(),
+        };
+        Ok(Self {
+            consumer: config.create_with_context(context)?,
+        })
+    }
+
+    pub(crate) fn poll(&self, wait: Duration) -> Option<KafkaResult<BorrowedMessage<'_>>> {
+        self.consumer.poll(wait)
+    }
+
+    pub(crate) fn assign(&self, places: &[(&str, i32, i64)]) -> KafkaResult<()> {
+        self.consumer.incremental_assign(&list(places)?)
+    }
+
+    pub(crate) fn unassign(&self, places: &[(&str, i32, i64)]) -> KafkaResult<()> {
+        self.consumer.incremental_unassign(&list(places)?)
+    }
+
+    /// Reads on from these offsets; what was fetched already is forgotten.
+    pub(crate) fn rewind(&self, places: &[(&str, i32, i64)]) -> KafkaResult<()> {
+        self.unassign(places)?;
+        self.assign(places)
+    }
+
+    /// Commits to the flow's group; the answer comes to [`Source::commits_answered`]. The note says which process did.
+    pub(crate) fn commit(
+        &self,
+        places: &[(&str, i32, i64)],
+        note: &str,
+        mode: CommitMode,
+    ) -> KafkaResult<()> {
+        self.consumer.commit(&with_note(list(places)?, note), mode)
+    }
+
+    pub(crate) fn commits_answered(&self) -> u64 {
+        self.consumer.context().answered.load(Ordering::Acquire)
+    }
+
+    /// Why the last commit failed, once.
+    pub(crate) fn take_commit_error(&self) -> Option<KafkaError> {
+        self.consumer.context().failed.lock().take()
+    }
+
+    /// The first offset of a partition with a record as young as this; `None` where there is none, or no answer.
+    pub(crate) fn offset_at(
+        &self,
+        topic: &str,
+        partition: i32,
+        timestamp_ms: i64,
+        limit: Duration,
+    ) -> Option<i64> {
+        let asked = list(&[(topic, partition, timestamp_ms)]).ok()?;
+        let found = self.consumer.offsets_for_times(asked, limit).ok()?;
+        match found.elements().first()?.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+}
+
+/// What this process writes beside an offset it commits: later processes sort higher.
+pub(crate) fn note(instance: &str) -> String {
+    format!("{NOTE}{instance}")
+}
+
+/// The process that a note names.
+pub(crate) fn noted(note: &str) -> Option<&str> {
+    note.strip_prefix(NOTE)
+}
+
+const NOTE: &str = "zeelos-mirror/";
+
+pub(crate) fn list(places: &[(&str, i32, i64)]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(places.len());
+    for (topic, partition, offset) in places {
+        list.add_partition_offset(topic, *partition, Offset::from_raw(*offset))?;
+    }
+    Ok(list)
+}
+
+pub(crate) fn with_note(list: TopicPartitionList, note: &str) -> TopicPartitionList {
+    for mut element in list.elements() {
+        element.set_metadata(note);
+    }
+    list
+}
