@@ -56,6 +56,22 @@ pub(crate) async fn copy_artifact(dir: &Path, artifact: &str) -> anyhow::Result<
     .await
 }
 
+/// Compiles `dir/<file>` against the jars in `dir/lib` into `dir/classes`; `lint` are more options. The encoding is said:
+/// javac takes the locale's otherwise, and CI has none.
+pub(crate) async fn compile(dir: &Path, file: &str, lint: &[&str]) -> anyhow::Result<()> {
+    let libraries = class_path(&dir.join("lib"))?;
+    let usual = [
+        "-encoding",
+        "UTF-8",
+        "-cp",
+        &libraries,
+        "-d",
+        "classes",
+        file,
+    ];
+    packages::run("javac", lint.iter().chain(&usual), Some(dir)).await
+}
+
 /// All jars in `dir`, in an order that is always the same: a class-data archive holds for one order only.
 pub(crate) fn class_path(dir: &Path) -> anyhow::Result<String> {
     let mut jars: Vec<PathBuf> = fs::read_dir(dir)

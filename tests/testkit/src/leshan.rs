@@ -140,18 +140,8 @@ async fn install() -> anyhow::Result<PathBuf> {
     let dir = missing.draft();
     java::copy_dependencies(dir, &ARTIFACTS).await?;
     fs::write(dir.join("TestClient.java"), SOURCE)?;
-    let libraries = java::class_path(&dir.join("lib"))?;
-    let lint = "-Xlint:all,-processing,-classfile";
-    let compile = [
-        lint,
-        "-Werror",
-        "-cp",
-        &libraries,
-        "-d",
-        "classes",
-        "TestClient.java",
-    ];
-    packages::run("javac", compile, Some(dir)).await?;
+    let lint = ["-Xlint:all,-processing,-classfile", "-Werror"];
+    java::compile(dir, "TestClient.java", &lint).await?;
     // A class-data archive takes classes from jars only.
     let pack = [
         "--create",

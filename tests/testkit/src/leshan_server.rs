@@ -131,17 +131,8 @@ async fn install() -> anyhow::Result<PathBuf> {
     let dir = missing.draft();
     java::copy_dependencies(dir, &ARTIFACTS).await?;
     fs::write(dir.join("BenchServer.java"), SOURCE)?;
-    let libraries = java::class_path(&dir.join("lib"))?;
-    let compile = [
-        "-Xlint:all,-processing,-classfile",
-        "-Werror",
-        "-cp",
-        &libraries,
-        "-d",
-        "classes",
-        "BenchServer.java",
-    ];
-    packages::run("javac", compile, Some(dir)).await?;
+    let lint = ["-Xlint:all,-processing,-classfile", "-Werror"];
+    java::compile(dir, "BenchServer.java", &lint).await?;
     let pack = [
         "--create",
         "--file",

@@ -105,9 +105,7 @@ pub async fn java_program(
             java::copy_dependencies(dir, artifacts).await?;
             let file = format!("{class}.java");
             fs::write(dir.join(&file), source)?;
-            let libraries = java::class_path(&dir.join("lib"))?;
-            let compile = ["-cp", &libraries, "-d", "classes", &file];
-            run("javac", compile, Some(dir)).await?;
+            java::compile(dir, &file, &[]).await?;
             missing.place()?;
             missing.whole()?
         }
