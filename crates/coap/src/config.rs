@@ -35,7 +35,7 @@ pub struct Config {
     pub max_bodies_bytes: usize,
     /// Incoming requests waiting for [`crate::Endpoint::respond`]; further ones get 5.03. Default 65 536.
     pub max_exchanges: usize,
-    /// Messages remembered to recognise duplicates (section 4.5); the oldest give way. Default 262 144.
+    /// Messages remembered to recognise duplicates (section 4.5); the oldest give way. Default 200 000.
     pub max_dedup: usize,
     /// Bytes of replies kept for duplicates; the oldest give way. Default 64 MiB.
     pub max_dedup_bytes: usize,
@@ -60,7 +60,7 @@ impl Default for Config {
             max_bodies: 1024,
             max_bodies_bytes: 32 << 20,
             max_exchanges: 1 << 16,
-            max_dedup: 1 << 18,
+            max_dedup: 200_000,
             max_dedup_bytes: 64 << 20,
             max_peers: 1 << 18,
             max_observers: 1 << 18,

@@ -15,6 +15,9 @@ pub struct ServerConfig {
     pub max_sessions: usize,
     /// Handshakes at one time, each of 70 KiB at most, 3 KiB mostly; a client beyond has to try again. Default 1,024.
     pub max_handshakes: usize,
+    /// Of these at one time from one address, or one IPv6 network of 64 bits; a client beyond has to try again, but the
+    /// oldest gives way if it is slow. Default 128: a site behind one address has many devices.
+    pub max_handshakes_per_source: usize,
     /// How long a handshake may take. Default 60 s.
     pub handshake_timeout: Duration,
     /// A session from which nothing was heard for so long is forgotten. Default 25 h: longer than a device's usual
@@ -37,6 +40,7 @@ impl Default for ServerConfig {
             own_key: None,
             max_sessions: 100_000,
             max_handshakes: 1_024,
+            max_handshakes_per_source: 128,
             handshake_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(25 * 3_600),
             resume_for: Duration::from_secs(24 * 3_600),

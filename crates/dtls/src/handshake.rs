@@ -26,7 +26,7 @@ use crate::choice::{Choice, choose};
 use crate::exchange::{Exchange, Message, Taken};
 use crate::hello::{CertificateType, ClientHello, ServerHello};
 use crate::message::{self, ClientKeys, Ephemeral, Fragment, kind};
-use crate::peer::{public_key_of_certificate, public_key_of_spki};
+use crate::peer::{check_encoding, public_key_of_certificate, public_key_of_spki};
 use crate::prf::{MasterSecret, master_secret, psk_premaster, verify_data};
 use crate::protect::{Keys, Protector, derive_keys};
 use crate::record::{ContentType, Record, Window};
@@ -510,6 +510,8 @@ impl Handshake {
                 (key, Identity::RawPublicKey(spki))
             }
             CertificateType::X509 => {
+                // Before its bytes become somebody's name.
+                check_encoding(first)?;
                 let identity = Identity::Certificate(first.clone());
                 let checked = tools.authority.check_chain(&chain);
                 if let Err(refusal) = checked {

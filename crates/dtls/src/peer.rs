@@ -6,6 +6,7 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private, Public};
 use openssl::stack::Stack;
 use openssl::x509::store::{X509Store, X509StoreBuilder};
+use openssl::x509::verify::X509VerifyParam;
 use openssl::x509::{X509, X509StoreContext, X509VerifyResult};
 use thiserror::Error;
 
@@ -122,7 +123,9 @@ pub enum CertificateRefusal {
     #[error("the certificate is none that an endpoint has")]
     Unknown,
     /// It can't be used.
-    #[error("the certificate can't be read, or its key is not one of P-256")]
+    #[error(
+        "the certificate can't be read, is no plain DER of {LONGEST_CERTIFICATE} bytes at most, or its key is not one of P-256"
+    )]
     Unusable,
 }
 
@@ -185,6 +188,10 @@ impl TrustStore {
         for certificate in certificates {
             builder.add_cert(certificate).map_err(bad)?;
         }
+        // Neither SHA-1 nor RSA below 1,024 bits in a chain: without a level OpenSSL's own checks take anything.
+        let mut parameters = X509VerifyParam::new().map_err(bad)?;
+        parameters.set_auth_level(1);
+        builder.set_param(&parameters).map_err(bad)?;
         Ok(TrustStore(builder.build()))
     }
 
@@ -231,6 +238,23 @@ pub fn check_dates(der: &[u8]) -> Result<(), CertificateRefusal> {
         Ok(())
     } else {
         Err(CertificateRefusal::Expired)
+    }
+}
+
+/// The most bytes of a client's certificate.
+const LONGEST_CERTIFICATE: usize = 4_096;
+
+/// Is it DER, with nothing after it, and not too long? The bytes are what names its subject's session: one certificate
+/// written in many ways would be many names.
+pub(crate) fn check_encoding(der: &[u8]) -> Result<(), CertificateRefusal> {
+    let unusable = |_| CertificateRefusal::Unusable;
+    if der.len() > LONGEST_CERTIFICATE {
+        return Err(CertificateRefusal::Unusable);
+    }
+    let certificate = X509::from_der(der).map_err(unusable)?;
+    match certificate.to_der().map_err(unusable)? == der {
+        true => Ok(()),
+        false => Err(CertificateRefusal::Unusable),
     }
 }
 
@@ -333,4 +357,91 @@ fn on_p256(key: PKey<Public>) -> Result<PKey<Public>, Alert> {
         return Err(Alert::BAD_CERTIFICATE);
     }
     Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that can't go on ends")]
+
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use openssl::asn1::Asn1Time;
+    use openssl::ec::{EcGroup, EcKey};
+    use openssl::hash::MessageDigest;
+
+    use super::*;
+    use crate::{
+        Client, ClientAuth, ClientConfig, Event, Refusal, Server, ServerConfig, ServerTrust,
+    };
+
+    /// Takes every certificate.
+    struct Trusting;
+
+    impl Authority for Trusting {
+        fn psk(&self, _: &[u8]) -> Option<Psk> {
+            None
+        }
+
+        fn knows_public_key(&self, _: &[u8]) -> bool {
+            false
+        }
+
+        fn check_chain(&self, _: &[Vec<u8>]) -> Result<(), CertificateRefusal> {
+            Ok(())
+        }
+
+        fn still_knows(&self, _: &Identity) -> bool {
+            true
+        }
+    }
+
+    fn own() -> OwnKey {
+        let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
+        let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        let day = |n| Asn1Time::days_from_now(n).unwrap();
+        builder.set_not_before(&day(0)).unwrap();
+        builder.set_not_after(&day(2)).unwrap();
+        builder.set_pubkey(&key).unwrap();
+        builder.sign(&key, MessageDigest::sha256()).unwrap();
+        let chain = builder.build().to_pem().unwrap();
+        OwnKey::from_pem(&key.private_key_to_pem_pkcs8().unwrap(), Some(&chain)).unwrap()
+    }
+
+    /// The bytes are the identity: with something after it the same certificate would be another one, without end.
+    #[test]
+    fn a_certificate_has_one_form_only() {
+        for (junk, is_taken) in [(0, true), (1, false), (LONGEST_CERTIFICATE, false)] {
+            let (server_key, mut device) = (own(), own());
+            device.chain[0].extend(vec![0; junk]);
+            let config = ServerConfig {
+                own_key: Some(server_key.clone()),
+                ..ServerConfig::default()
+            };
+            let mut server = Server::new(config, Arc::new(Trusting), [1; 32]).unwrap();
+            let auth = ClientAuth::Certificate {
+                own: device,
+                server: ServerTrust::Pinned(server_key.chain[0].clone()),
+            };
+            let mut client = Client::new(ClientConfig::new(auth), [2; 32]).unwrap();
+            let (now, at) = (Instant::now(), SocketAddr::from(([192, 0, 2, 1], 5684)));
+            client.connect(now);
+            while let Some(datagram) = client.poll_transmit() {
+                server.handle_datagram(now, at, &datagram);
+                while let Some(transmit) = server.poll_transmit() {
+                    client.handle_datagram(now, &transmit.payload);
+                }
+            }
+            assert_eq!(client.is_connected(), is_taken, "{junk}");
+            let unusable = Refusal::Certificate(CertificateRefusal::Unusable);
+            match server.poll_event().unwrap() {
+                Event::Established { .. } => assert!(is_taken),
+                Event::Refused { why, claimed, .. } => assert_eq!((why, claimed), (unusable, None)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 }

@@ -94,6 +94,12 @@ impl Resumables {
         fresh.then(|| (id, entry.session.clone()))
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.by_id.clear();
+        self.by_number.clear();
+        self.by_age.clear();
+    }
+
     pub(crate) fn forget(&mut self, number: u64) {
         if let Some(id) = self.by_number.remove(&number)
             && let Some(entry) = self.by_id.remove(&id)

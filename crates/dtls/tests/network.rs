@@ -4,11 +4,11 @@
 
 mod pair;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use dtls::{ClientAuth, ClientConfig, ServerConfig, ServerTrust};
-use pair::{KEY, Weather, World, certificate, ec_key, own, psk};
+use dtls::{Client, ClientAuth, ClientConfig, ServerConfig, ServerTrust};
+use pair::{KEY, Weather, World, address, certificate, ec_key, own, psk};
 use proptest::prelude::*;
 
 fn certificate_world() -> (World, ClientConfig) {
@@ -178,6 +178,20 @@ fn a_cookie_is_for_one_address_and_for_some_minutes() {
     );
 }
 
+/// A client gets its cookie and gives it back, then is gone.
+fn begin_and_go(world: &mut World, at: SocketAddr) {
+    let now = world.now;
+    let mut client = Client::new(psk("id", KEY), [at.port() as u8; 32]).unwrap();
+    client.connect(now);
+    let first = client.poll_transmit().unwrap();
+    world.server.handle_datagram(now, at, &first);
+    let cookie = world.server.poll_transmit().unwrap();
+    client.handle_datagram(now, &cookie.payload);
+    let second = client.poll_transmit().unwrap();
+    world.server.handle_datagram(now, at, &second);
+    while world.server.poll_transmit().is_some() {}
+}
+
 #[test]
 fn handshakes_that_nobody_goes_on_with_are_bounded_and_end() {
     let config = ServerConfig {
@@ -186,20 +200,7 @@ fn handshakes_that_nobody_goes_on_with_are_bounded_and_end() {
     };
     let mut world = World::with_psk(config);
     for n in 0..30 {
-        // Each gets its cookie and gives it back, then is gone.
-        let device = world.client(n, psk("id", KEY));
-        let now = world.now;
-        let client = world.clients.get_mut(&device).unwrap();
-        client.connect(now);
-        let first = client.poll_transmit().unwrap();
-        world.server.handle_datagram(now, device, &first);
-        let cookie = world.server.poll_transmit().unwrap();
-        let client = world.clients.get_mut(&device).unwrap();
-        client.handle_datagram(now, &cookie.payload);
-        let second = client.poll_transmit().unwrap();
-        world.clients.remove(&device);
-        world.server.handle_datagram(now, device, &second);
-        while world.server.poll_transmit().is_some() {}
+        begin_and_go(&mut world, address(n));
     }
     assert_eq!(world.server.handshakes(), 10);
     assert_eq!(world.server.stats().refused_full, 20);
@@ -211,4 +212,39 @@ fn handshakes_that_nobody_goes_on_with_are_bounded_and_end() {
     assert_eq!(world.server.handshakes(), 9);
     world.run(Duration::from_secs(100));
     assert_eq!(world.server.handshakes(), 0);
+}
+
+#[test]
+fn one_source_has_its_own_share_of_handshakes_only() {
+    for own_net in ["198.51.100.9", "2001:db8:0:1::"] {
+        let config = ServerConfig {
+            max_handshakes: 20,
+            max_handshakes_per_source: 4,
+            ..ServerConfig::default()
+        };
+        let mut world = World::with_psk(config);
+        let source = |n: u16| match own_net.parse().unwrap() {
+            // Of IPv6 a host has a whole network.
+            IpAddr::V6(net) => {
+                SocketAddr::from((Ipv6Addr::from(u128::from(net) + u128::from(n)), 40_000))
+            }
+            v4 => SocketAddr::new(v4, 40_000 + n),
+        };
+        for n in 0..50 {
+            begin_and_go(&mut world, source(n));
+        }
+        assert_eq!(world.server.handshakes(), 4, "{own_net}");
+        assert_eq!(world.server.stats().refused_full, 46);
+        // Others have theirs.
+        let device = world.client(1, psk("id", KEY));
+        world.connect(device);
+        assert!(world.clients[&device].is_connected());
+        // And a device behind the same address has not to wait for long.
+        world.run(Duration::from_secs(9));
+        let neighbour = Client::new(psk("id", KEY), [77; 32]).unwrap();
+        world.clients.insert(source(99), neighbour);
+        world.connect(source(99));
+        assert!(world.clients[&source(99)].is_connected());
+        assert_eq!(world.server.handshakes(), 3);
+    }
 }

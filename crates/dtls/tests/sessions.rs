@@ -11,6 +11,8 @@ use dtls::{
     Alert, CertificateRefusal, CipherSuite, ClientAuth, ClientClosing, ClientConfig, ClientEvent,
     Closing, Event, Identity, Refusal, ServerConfig, ServerTrust, TrustStore,
 };
+use openssl::hash::MessageDigest;
+use openssl::x509::X509;
 use pair::{KEY, World, address, certificate, ec_key, own, psk};
 
 fn decrypt_error(closing: &ClientClosing) -> bool {
@@ -221,6 +223,17 @@ fn certificates_of_a_trust_store_pinned_ones_and_those_that_are_not_taken() {
     );
     let good = certificate("device", &device_key, (-1, 10), ours);
     let expired = certificate("device", &device_key, (-10, -1), ours);
+    let weakly = {
+        let mut builder = X509::builder().unwrap();
+        builder.set_version(2).unwrap();
+        builder.set_subject_name(good.subject_name()).unwrap();
+        builder.set_issuer_name(ca.subject_name()).unwrap();
+        builder.set_not_before(good.not_before()).unwrap();
+        builder.set_not_after(good.not_after()).unwrap();
+        builder.set_pubkey(&device_key).unwrap();
+        builder.sign(&ca_key, MessageDigest::sha1()).unwrap();
+        builder.build()
+    };
     let future = certificate("device", &device_key, (1, 10), ours);
     let refused = |why| Some(Refusal::Certificate(why));
     let cases = [
@@ -244,6 +257,11 @@ fn certificates_of_a_trust_store_pinned_ones_and_those_that_are_not_taken() {
         (
             "another CA's",
             own(&device_key, &[&strangers, &other_ca]),
+            refused(CertificateRefusal::Untrusted),
+        ),
+        (
+            "signed with SHA-1",
+            own(&device_key, &[&weakly]),
             refused(CertificateRefusal::Untrusted),
         ),
         ("none", own(&device_key, &[]), Some(Refusal::NoCertificate)),
@@ -478,4 +496,26 @@ fn a_credential_that_goes_in_the_middle_of_its_handshake_makes_no_session() {
         world.run(Duration::from_secs(300));
         assert_eq!((world.server.sessions(), world.server.handshakes()), (0, 0));
     }
+}
+
+#[test]
+fn who_ends_all_sessions_forgets_them() {
+    let mut world = World::with_psk(ServerConfig::default());
+    let device = world.client(1, psk("id", KEY));
+    world.connect(device);
+    // Another is in the middle of its handshake.
+    let begun = world.client(2, psk("id", KEY));
+    let now = world.now;
+    world.clients.get_mut(&begun).unwrap().connect(now);
+    world.run(Duration::from_millis(70));
+    assert_eq!((world.server.sessions(), world.server.handshakes()), (1, 1));
+    world.server.close_all();
+    assert_eq!((world.server.sessions(), world.server.handshakes()), (0, 0));
+    world.clients.remove(&begun);
+    world.run(Duration::from_secs(1));
+    world.connect(device);
+    assert!(matches!(
+        world.client_events.last().unwrap().1,
+        ClientEvent::Connected { resumed: false, .. }
+    ));
 }

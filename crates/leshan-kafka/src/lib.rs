@@ -6,6 +6,7 @@ mod credentials;
 mod engine;
 mod mdns;
 mod models;
+mod private_file;
 mod rest;
 mod security;
 mod store;
@@ -18,6 +19,7 @@ use kafka::{Cluster, ConsumeSettings, ProducerSettings, SchemaRegistry, await_cl
 use lwm2m::server::{Server, ServerConfig};
 use service::{CancellationToken, Condition, Context};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use transport::{UdpConfig, UdpTransport};
 
 pub use args::Args;
@@ -61,7 +63,7 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
         .security
         .open(&args.data_dir, coap_at.unwrap_or(args.coap_address()))?;
     let (secure_door, coaps_at) = security.door.unzip();
-    let doors = Doors::new(transport, secure_door);
+    let doors = Doors::new(transport, secure_door, security.credentials.clone());
     let (admission, sessions) = (security.admission, security.sessions);
     let gate = args.auth.gate(args.web_address(), "--web-listen")?;
     let web = context
@@ -187,8 +189,15 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
         engine_stop.cancel();
         intake.and(serving)
     };
+    // A task of its own, so that what wakes it does not poll all the others; it ends with this future.
+    let mut engine_task = JoinSet::new();
+    engine_task.spawn(engine_loop.run(engine_stop.clone()));
     let engine_running = async {
-        let ended = engine_loop.run(engine_stop.clone()).await;
+        let ended = match engine_task.join_next().await {
+            Some(Ok(ended)) => ended,
+            Some(Err(panicked)) => Err(panicked.into()),
+            None => Ok(()),
+        };
         // Without the engine nothing else is of use.
         context.shutdown.cancel();
         ended.context("the server's loop ended")

@@ -153,8 +153,14 @@ impl SecurityArgs {
             }
             None => None,
         };
+        if self.nosec && trust.is_some() && self.dtls_trusted_endpoints == TrustedEndpoints::Any {
+            tracing::warn!(
+                "with --dtls-trusted-endpoints any an endpoint needs no credential here, so anybody may come without security \
+                 under its name while it is not registered: set --nosec false, or give each endpoint a credential"
+            );
+        }
         let credentials = security.credentials.clone();
-        let believed = Believed::new(credentials.clone(), trust, self.dtls_trusted_endpoints);
+        let believed = Believed::new(credentials, trust, self.dtls_trusted_endpoints);
         security.server_key = Some(ServerKey::from(&own));
         let config = dtls::ServerConfig {
             own_key: Some(own),
@@ -167,7 +173,6 @@ impl SecurityArgs {
             .context("OpenSSL lacks a cipher that DTLS needs")?;
         let door = SecureDoor {
             server: DtlsServer::new(udp, server),
-            credentials,
             sessions: security.sessions.clone(),
         };
         security.door = Some((door, at));

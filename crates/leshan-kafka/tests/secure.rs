@@ -330,6 +330,47 @@ async fn certificates_and_raw_public_keys_and_no_door_without_security() {
     server.stop().await;
 }
 
+/// From its first credential on an endpoint's name alone is not enough, also for who has registered under it before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_registered_without_security_is_not_when_the_endpoint_gets_a_credential() {
+    let keys = Keys::new("");
+    let site = Site::with_kafka().await;
+    // Without DTLS as well: then the plain door alone has to see the change.
+    let server = keys.server(&site, &["--dtls=false"]);
+    let mut registrations = site
+        .topic::<RegistrationResponse>("iot.gw.registrations")
+        .await;
+    let sensors = [
+        Sensor::start("boiler", site.coap, &[]),
+        Sensor::start("valve", site.coap, &[]),
+    ];
+    for _ in 0..2 {
+        let RegistrationResponse::New(_) = registrations.next().await else {
+            panic!("not NEW")
+        };
+    }
+    let body = format!(
+        "{{\"endpoint\":\"valve\",\"psk\":{{\"identity\":\"id-valve\",\"key\":\"{PSK}\"}}}}"
+    );
+    let put = reqwest::Client::new()
+        .put(format!("http://{}/api/security/clients", site.web))
+        .header("content-type", "application/json")
+        .body(body);
+    assert_eq!(put.send().await.unwrap().status(), 200);
+    let deleted = |name: &'static str| move |event: &RegistrationResponse| matches!(event, RegistrationResponse::Delete(gone) if gone.ep == name);
+    registrations.find(deleted("valve")).await;
+
+    // What the store kept of the other, whose credential comes with a file.
+    server.kill().await;
+    fs::write(keys.path("credentials.toml"), psk_file("boiler")).unwrap();
+    let server = keys.server(&site, &[]);
+    registrations.find(deleted("boiler")).await;
+    for sensor in sensors {
+        sensor.kill().await;
+    }
+    server.stop().await;
+}
+
 /// The valve's handshake is a good one; its registration is what is refused.
 async fn refused_not_more(before: f64) {
     let two = || async {

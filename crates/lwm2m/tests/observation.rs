@@ -613,6 +613,79 @@ fn a_new_session_of_the_same_identity_goes_on_with_its_observations() {
     assert_eq!(world.from_device(new, send).code, Code::CHANGED);
 }
 
+/// A device that comes without security first, and then with a session: what is at its old address has shown nothing.
+#[test]
+fn who_came_without_security_is_nobody_once_the_device_has_a_session() {
+    for by_update in [false, true] {
+        let mut world = World::new();
+        world.server.set_admission(|_, _| true);
+        let (plain, crook) = (world.add_bare(1), world.add_bare(2));
+        let secure = Peer {
+            session: 7,
+            ..device_peer(3)
+        };
+        let location = world
+            .from_device(plain, register_request(&["ep=dev1"], "</3303/0>"))
+            .location_path;
+        let observe = Operation::Observe {
+            path: path(TEMPERATURE),
+        };
+        let handle = world.request("dev1", observe);
+        world.run_for(seconds(1));
+        let (exchange, token) = world.asked_token(plain);
+        let answer = |celsius: &str| Response {
+            content_format: Some(0),
+            observe: Some(0),
+            payload: celsius.as_bytes().to_vec().into(),
+            ..Response::new(Code::CONTENT)
+        };
+        let now = world.now.instant;
+        world.bare(plain).respond(now, exchange, answer("1"));
+        world.outcome(handle).unwrap();
+        // A stray address, as a NAT gives one.
+        let now = world.now.instant;
+        world
+            .bare(crook)
+            .notify(now, SERVER, token, answer("2"), true);
+        world.run_for(seconds(1));
+        assert_eq!(notified(&world.take_events()).len(), 1);
+
+        world.add_bare(3);
+        world.move_device(device_peer(3), secure);
+        let request = match by_update {
+            true => coap::Request::new(coap::Method::Post, location.clone()),
+            false => register_request(&["ep=dev1"], "</3303/0>"),
+        };
+        assert!(world.from_device(secure, request).code.is_success());
+        world.run_for(seconds(1));
+        world.take_events();
+        for peer in [plain, crook] {
+            let now = world.now.instant;
+            world
+                .bare(peer)
+                .notify(now, SERVER, token, answer("66"), true);
+            world.run_for(seconds(1));
+            assert_eq!(notified(&world.take_events()), [], "{peer}");
+        }
+        // Nor may it take the name back, whatever the admission says; nor update or end what the device has.
+        let again = register_request(&["ep=dev1"], "</3303/0>");
+        assert_eq!(world.from_device(plain, again).code, Code::FORBIDDEN);
+        if by_update {
+            for method in [coap::Method::Post, coap::Method::Delete] {
+                let request = coap::Request::new(method, location.clone());
+                assert_eq!(world.from_device(plain, request).code, Code::FORBIDDEN);
+            }
+        }
+        assert_eq!(world.server.registration("dev1").unwrap().peer, secure);
+        let now = world.now.instant;
+        world
+            .bare(secure)
+            .notify(now, SERVER, token, answer("3"), true);
+        world.run_for(seconds(1));
+        assert_eq!(notified(&world.take_events()).len(), 1);
+    }
+}
+
 /// A change is looked at no sooner than `epmin` after the last one that was (TS 1.1 core, section 5.1.2): a value that has
 /// come back by then is not worth telling.
 #[test]

@@ -5,13 +5,15 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coap::{Code, Method, Peer, Request, Response};
 use common::{SERVER, World, client_config, device_peer, path, register_request};
-use lwm2m::Values;
 use lwm2m::client::{self, SendError, Status};
 use lwm2m::server::{Ack, Event, ServerConfig};
+use lwm2m::{Registration, Values};
 use lwm2m_codec::{ContentFormat, Timestamped};
 use lwm2m_model::{Node, Value};
 
@@ -350,4 +352,55 @@ fn only_who_may_speak_for_an_endpoint_does() {
     let leave = Request::new(Method::Delete, location);
     let gone: Response = world.from_device(good, leave);
     assert_eq!(gone.code, Code::DELETED);
+}
+
+/// An endpoint gets a credential while it is registered without security: what was registered has to end, here and where a
+/// store kept it.
+#[test]
+fn a_registration_without_security_ends_when_it_is_not_admitted_any_more() {
+    let mut world = World::new();
+    let device = world.add_bare(1);
+    let secure = coap::Peer {
+        session: 7,
+        ..device
+    };
+    let needs_credential = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&needs_credential);
+    world.server.set_admission(move |from, endpoint| {
+        from.session != 0 || endpoint == "open" || !asked.load(Ordering::Relaxed)
+    });
+    for endpoint in ["dev1", "dev2", "open"] {
+        let ep = format!("ep={endpoint}");
+        world.from_device(device, register_request(&[&ep], "</3303/0>"));
+    }
+    let all: Vec<_> = world
+        .server
+        .registrations()
+        .map(|kept| Registration::clone(kept))
+        .collect();
+    assert!(!world.server.readmit("dev1"));
+    needs_credential.store(true, Ordering::Relaxed);
+    assert!(world.server.readmit("dev1"));
+    assert!(!world.server.readmit("dev1") && !world.server.readmit("nobody"));
+    world.settle();
+    assert!(world.take_events().iter().any(|event| matches!(
+        event,
+        Event::Deregistered { registration, expired: false } if registration.endpoint == "dev1"
+    )));
+    world.server.readmit_all();
+    let left: Vec<_> = world.server.registrations().collect();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].endpoint, "open");
+
+    let mut world = World::new();
+    world
+        .server
+        .set_admission(|from, endpoint| from.session != 0 || endpoint == "open");
+    let now = world.now;
+    let mut kept = all;
+    kept[1].peer = secure;
+    world.server.restore(now, kept, []);
+    let left = world.server.registrations();
+    let left: Vec<&str> = left.map(|kept| kept.endpoint.as_str()).collect();
+    assert_eq!(left, ["dev2", "open"]);
 }

@@ -11,6 +11,7 @@ pub mod health;
 pub mod metrics;
 mod runtime;
 mod secret;
+mod seldom;
 pub mod tls;
 
 pub use health::{Condition, Health};

@@ -319,6 +319,31 @@ async fn wrong_passwords_are_bounded_and_those_who_are_known_pass_all_the_while(
     assert!((1..=30).contains(&wait), "{wait}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_is_right_elsewhere_costs_an_attempt() {
+    let site = Site::start().await;
+    let known = || site.get("/things").basic_auth("reader", Some(PASSWORD));
+    assert_eq!(status(known()).await, 200);
+
+    let elsewhere = Client::builder()
+        .no_proxy()
+        .local_address("127.0.0.2".parse().ok())
+        .build()
+        .unwrap();
+    let things = format!("{}/things", site.url);
+    for _ in 0..10 {
+        let wrong = elsewhere.get(&things).bearer_auth("zlt_00");
+        assert_eq!(status(wrong).await, 401);
+    }
+    // It is not told that this one would be right, neither here nor over the page.
+    let guess = || elsewhere.get(&things).basic_auth("reader", Some(PASSWORD));
+    assert_eq!(status(guess()).await, 429);
+    let said = serde_json::json!({"user": "reader", "password": PASSWORD});
+    let login = elsewhere.post(format!("{}/api/session", site.url));
+    assert_eq!(status(login.json(&said)).await, 429);
+    assert_eq!(status(known()).await, 200);
+}
+
 #[tokio::test]
 async fn beyond_this_machine_nobody_starts_open_by_accident() {
     let everywhere: SocketAddr = "0.0.0.0:8080".parse().unwrap();

@@ -110,6 +110,10 @@ impl Dedup {
         confirmable: bool,
     ) -> Verdict<'_> {
         self.expire(now);
+        // Before it grows: one more than its room doubles what a ring takes.
+        if self.table.len() >= self.max_count {
+            self.evict();
+        }
         let hash = self.hash(peer, id);
         let (table, hasher) = (&mut self.table, &self.hasher);
         let (con, non) = (&mut self.confirmable, &mut self.non_confirmable);
@@ -141,9 +145,6 @@ impl Dedup {
             deadline: later(now, ring.lifetime),
             reply: Reply::Nothing,
         });
-        if self.table.len() > self.max_count {
-            self.evict();
-        }
         Verdict::New { serial }
     }
 

@@ -311,8 +311,12 @@ impl Server {
         self.remove(peer, Closing::ByUs);
     }
 
-    /// Tells every client that its session is over: the server stops.
+    /// Tells every client that its session is over, and forgets what could become one: handshakes that have begun, and
+    /// what sessions could be resumed with.
     pub fn close_all(&mut self) {
+        self.resumables.clear();
+        self.handshakes.clear();
+        self.timers.clear();
         let peers: Vec<SocketAddr> = self.sessions.keys().copied().collect();
         for peer in peers {
             self.say_close(peer);

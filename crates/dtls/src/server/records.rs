@@ -1,6 +1,6 @@
 //! What becomes of a record that came in.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,8 @@ impl Server {
             self.refuse(from, None, Refusal::Full, record.sequence);
             return;
         }
-        if self.handshakes.len() >= self.config.max_handshakes && !self.drop_slow_handshake(now) {
+        let full = self.handshakes.len() >= self.config.max_handshakes;
+        if !self.has_room_for(now, from) || full && !self.drop_slow_handshake(now, |_| true) {
             // It tries again by itself, when some of these are done.
             self.stats.refused_full += 1;
             return;
@@ -119,9 +120,23 @@ impl Server {
         }
     }
 
-    /// Makes room in place of the oldest handshake, if that one has not come far in its time.
-    fn drop_slow_handshake(&mut self, now: Instant) -> bool {
-        let oldest = self.handshakes.iter().min_by_key(|(_, one)| one.started);
+    /// Whether a source may begin another handshake: one that begins them without end has the room of its own only.
+    fn has_room_for(&mut self, now: Instant, from: SocketAddr) -> bool {
+        let most = self.config.max_handshakes_per_source;
+        // Mostly there are not even so many in all.
+        if self.handshakes.len() < most {
+            return true;
+        }
+        let source = source(from);
+        let is_its = |peer: SocketAddr| self::source(peer) == source;
+        let its = self.handshakes.keys().filter(|peer| is_its(**peer));
+        its.count() < most || self.drop_slow_handshake(now, is_its)
+    }
+
+    /// Makes room in place of the oldest of these handshakes, if that one has not come far in its time.
+    fn drop_slow_handshake(&mut self, now: Instant, of: impl Fn(SocketAddr) -> bool) -> bool {
+        let these = self.handshakes.iter().filter(|(peer, _)| of(**peer));
+        let oldest = these.min_by_key(|(_, one)| one.started);
         let slow = oldest.filter(|(_, one)| now.saturating_duration_since(one.started) >= SLOW);
         let Some(peer) = slow.map(|(peer, _)| *peer) else {
             return false;
@@ -296,5 +311,13 @@ impl Server {
         if let Ok(datagrams) = sent {
             self.transmit(peer, datagrams);
         }
+    }
+}
+
+/// Who is behind an address, as far as it can be told: of IPv6 the network, in which a host takes what addresses it likes.
+fn source(peer: SocketAddr) -> IpAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        address => address,
     }
 }

@@ -85,6 +85,8 @@ enum Failure {
 
 /// The most replies of one transaction.
 const TOGETHER: usize = 256;
+/// And their bytes: well below what the producer's queue holds. One alone may be larger.
+const TOGETHER_BYTES: usize = 4 << 20;
 
 const VALID: &str = "registered once, with a valid name";
 
@@ -144,6 +146,10 @@ impl ReplyPublisher {
                 self.fails(format!("{error:#}"), &mut backoff).await;
                 continue;
             }
+            if batch.is_empty() {
+                // Nothing waits: what was said of Kafka before is over.
+                self.settings.condition.ok();
+            }
             loop {
                 if batch.is_empty() && handed.recv_many(&mut batch, TOGETHER).await == 0 {
                     return;
@@ -162,7 +168,12 @@ impl ReplyPublisher {
                     }
                     !is_there
                 });
-                let now = batch.len().min(together);
+                let mut bytes = 0;
+                let fit = batch.iter().take_while(|reply| {
+                    bytes += reply.record.datum.len();
+                    bytes <= TOGETHER_BYTES
+                });
+                let now = fit.count().max(1).min(together).min(batch.len());
                 match self.produce(&way, ids, &batch[..now], &mut places).await {
                     Ok(()) => {
                         backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
@@ -184,7 +195,14 @@ impl ReplyPublisher {
                     Err(Failure::Record(error)) if now == 1 => {
                         // The request has to have a reply all the same.
                         tracing::error!(row = batch[0].row, %error, "Kafka does not take a reply; a short one takes its place");
-                        shorten(&mut batch[0].record, &error);
+                        if !shorten(&mut batch[0].record, &error) {
+                            tracing::error!(row = batch[0].row, %error, "nor the short one: the reply is given up");
+                            rows.push(batch.remove(0).row);
+                        }
+                        // Those that were found are in Kafka, whatever becomes of this one.
+                        if !self.report(&done, rows, &HashMap::new()).await {
+                            return;
+                        }
                         if matches!(way, Way::Transactions(_)) {
                             self.in_doubt.extend(origins(&batch));
                             continue 'open;
@@ -445,15 +463,16 @@ impl Framed {
     }
 }
 
-/// The same reply without what makes it too large.
-fn shorten(record: &mut Outgoing, error: &ProduceError) {
+/// The same reply without what makes it too large; `false` where that is no shorter.
+fn shorten(record: &mut Outgoing, error: &ProduceError) -> bool {
     let Ok(mut reply) = Response::from_datum(&record.datum) else {
-        return;
+        return false;
     };
     reply.rep.code = ResponseCode::InternalServerError;
     reply.rep.body = Some(ResponseBody::Generic(format!(
         "the device answered, but Kafka does not take the reply of {} bytes: {error}",
         record.datum.len()
     )));
-    record.datum = reply.to_datum();
+    let before = std::mem::replace(&mut record.datum, reply.to_datum());
+    record.datum.len() < before.len()
 }

@@ -48,7 +48,10 @@ impl RequestIntake {
         let (reason, message) = match &record.value {
             None => ("tombstone", "a request needs a value".to_owned()),
             Some(value) => match self.decoder.decode(value).await {
-                Ok(request) => return Ok(Some(self.accepted(record, request, None))),
+                Ok(request) => match too_long(&request) {
+                    None => return Ok(Some(self.accepted(record, request, None))),
+                    Some(message) => ("too_long", message),
+                },
                 Err(ReadError::Away(error)) => return Err(ProcessError::Retry(error.to_string())),
                 Err(ReadError::Bad { reason, message }) => {
                     // Cut off or broken behind its ticket: whoever waits for the reply gets one.
@@ -127,6 +130,23 @@ impl RequestIntake {
             malformed,
         }
     }
+}
+
+/// The most bytes of an endpoint's name and of a ticket, which come back in the reply, and of a path.
+const LONGEST_NAME: usize = 1_024;
+const LONGEST_PATH: usize = 4_096;
+
+/// What is too long in a request to be answered: no device has such a name (it comes in a CoAP option, 255 bytes at most).
+fn too_long(request: &Request) -> Option<String> {
+    let parts = [
+        ("ep", request.ep.len(), LONGEST_NAME),
+        ("ticket", request.ticket.len(), LONGEST_NAME),
+        ("path", request.payload.path.len(), LONGEST_PATH),
+    ];
+    let (name, len, most) = parts.into_iter().find(|(_, len, most)| len > most)?;
+    Some(format!(
+        "'{name}' has {len} bytes, at most {most} are taken"
+    ))
 }
 
 impl Process for RequestIntake {

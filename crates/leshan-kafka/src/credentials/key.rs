@@ -1,10 +1,6 @@
 //! Keys, and what can be said of one without using it.
 
 use std::fmt;
-use std::fs::{OpenOptions, Permissions};
-use std::io;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::sync::Arc;
 
 use openssl::nid::Nid;
@@ -84,14 +80,4 @@ fn check_curve(key: &PKey<Public>) -> Result<(), String> {
                 .to_owned(),
         )
     }
-}
-
-/// Makes the file if it is not there, so that only its owner can read it.
-pub(crate) fn private_file(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))
 }

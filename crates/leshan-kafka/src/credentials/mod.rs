@@ -22,6 +22,8 @@ use parking_lot::RwLock;
 use rusqlite::{Connection, params};
 use tokio::sync::Notify;
 
+use crate::private_file::private_file;
+
 pub(crate) use authority::{Admission, Believed, TrustedEndpoints};
 pub(crate) use file::read_file;
 pub(crate) use key::SecretKey;
@@ -204,14 +206,19 @@ struct State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Revoked {
     /// That of this identity, by its number.
-    Number(u64),
+    Number {
+        /// Of the identity.
+        number: u64,
+        /// Whose it was.
+        endpoint: String,
+    },
     /// Those whose certificate of the trust store names this endpoint.
     Name(String),
     /// All: there were more than could be kept apart.
     All,
 }
 
-/// The most that wait for the DTLS door.
+/// The most that wait for the doors.
 const MOST_REVOKED: usize = 10_000;
 
 struct Kept {
@@ -311,7 +318,14 @@ impl Credentials {
             check_endpoint(&endpoint)?;
             credential.check()?;
             // An older one of this endpoint gives way, so it can't be what stands in the way.
-            state.remove(&endpoint);
+            if state.remove(&endpoint).is_some_and(|kept| !kept.from_file) {
+                tracing::warn!(
+                    endpoint,
+                    "the credentials file and the database both have a credential of this endpoint: the file's counts, and \
+                     the database's will again when the file has none (take it out of the file for one start, and delete it \
+                     over REST)"
+                );
+            }
             state.check_unique(&endpoint, &credential)?;
             state.insert(endpoint, credential, true);
         }
@@ -342,7 +356,8 @@ impl Credentials {
             .map(|kept| Arc::clone(&kept.credential))
     }
 
-    /// Keeps a credential in the place of the one that the endpoint had. Sessions under the old one are closed.
+    /// Keeps a credential in the place of the one that the endpoint had. Sessions under the old one are closed; where there
+    /// was none, so is what the endpoint's name alone was enough for.
     ///
     /// # Errors
     /// When it is none that can be used, another endpoint has it, it comes from the file, or the disk refuses.
@@ -419,29 +434,30 @@ impl Credentials {
         state.by_handle.get(&Handle::Der(sha256(der))).cloned()
     }
 
-    /// Ends when [`Credentials::take_revoked`] has something. For one waiter, the DTLS door. Cancel safe.
+    /// Ends when [`Credentials::take_revoked`] has something. For one waiter, the doors. Cancel safe.
     pub(crate) async fn changed(&self) {
         self.shared.changed.notified().await;
     }
 
-    /// Whose sessions have to end.
+    /// Whose sessions have to end, and who may not be registered any more without one.
     pub(crate) fn take_revoked(&self) -> Vec<Revoked> {
         std::mem::take(&mut self.shared.revoked.lock())
     }
 
     fn revoke(&self, kept: Option<&Kept>, endpoint: &str) {
-        let one = match kept.map(|kept| &*kept.credential) {
-            None => return,
+        let endpoint = endpoint.to_owned();
+        let identity = match kept.map(|kept| &*kept.credential) {
             Some(Credential::PreSharedKey { identity, .. }) => {
-                Revoked::Number(Identity::Psk(identity.clone().into_bytes()).number())
+                Some(Identity::Psk(identity.clone().into_bytes()))
             }
-            Some(Credential::RawPublicKey { spki }) => {
-                Revoked::Number(Identity::RawPublicKey(spki.clone()).number())
-            }
-            Some(Credential::PinnedCertificate { der }) => {
-                Revoked::Number(Identity::Certificate(der.clone()).number())
-            }
-            Some(Credential::TrustedCertificate) => Revoked::Name(endpoint.to_owned()),
+            Some(Credential::RawPublicKey { spki }) => Some(Identity::RawPublicKey(spki.clone())),
+            Some(Credential::PinnedCertificate { der }) => Some(Identity::Certificate(der.clone())),
+            // Where there was none its name was enough: that of a certificate, or one that came without security.
+            Some(Credential::TrustedCertificate) | None => None,
+        };
+        let one = match identity.map(|identity| identity.number()) {
+            Some(number) => Revoked::Number { number, endpoint },
+            None => Revoked::Name(endpoint),
         };
         let mut revoked = self.shared.revoked.lock();
         if revoked.len() >= MOST_REVOKED {
@@ -464,7 +480,7 @@ fn check_endpoint(endpoint: &str) -> Result<(), CredentialError> {
 
 /// The file holds keys: it is made so that only its owner can read it.
 fn make_private(path: &Path) -> Result<(), CredentialError> {
-    key::private_file(path).map_err(|source| CredentialError::Mode {
+    private_file(path).map_err(|source| CredentialError::Mode {
         path: path.to_owned(),
         source,
     })

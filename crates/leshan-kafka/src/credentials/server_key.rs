@@ -15,7 +15,7 @@ use openssl::pkey::{PKey, Private};
 use openssl::x509::{X509, X509NameBuilder};
 use service::Secret;
 
-use super::key::private_file;
+use crate::private_file::private_file;
 
 /// What the server shows of its key pair, for those who set up devices.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -106,8 +106,13 @@ fn sessions_of_what_changed_have_to_end() {
     let folder = tempfile::tempdir().unwrap();
     let credentials = Credentials::open(&folder.path().join("c.db"), Vec::new()).unwrap();
     credentials.put("one", psk("id", "00")).unwrap();
-    assert_eq!(credentials.take_revoked(), []);
-    let number = Revoked::Number(Identity::Psk(b"id".to_vec()).number());
+    let name = |endpoint: &str| Revoked::Name(endpoint.to_owned());
+    // Until then the name alone was enough.
+    assert_eq!(credentials.take_revoked(), [name("one")]);
+    let number = Revoked::Number {
+        number: Identity::Psk(b"id".to_vec()).number(),
+        endpoint: "one".to_owned(),
+    };
     credentials.put("one", psk("id", "01")).unwrap();
     assert_eq!(credentials.take_revoked(), std::slice::from_ref(&number));
     credentials
@@ -117,7 +122,7 @@ fn sessions_of_what_changed_have_to_end() {
     credentials.delete("two").unwrap();
     assert_eq!(
         credentials.take_revoked(),
-        [number, Revoked::Name("two".to_owned())]
+        [name("two"), number, name("two")]
     );
 }
 

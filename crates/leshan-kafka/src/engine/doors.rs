@@ -54,10 +54,9 @@ impl Sessions {
     }
 }
 
-/// The DTLS door, and what it needs to keep to the credentials.
+/// The DTLS door, and who is in its sessions.
 pub(crate) struct SecureDoor {
     pub(crate) server: DtlsServer,
-    pub(crate) credentials: Credentials,
     pub(crate) sessions: Sessions,
 }
 
@@ -65,6 +64,7 @@ pub(crate) struct SecureDoor {
 pub(crate) struct Doors {
     plain: Option<UdpTransport>,
     secure: Option<Secure>,
+    credentials: Credentials,
     batch: Batch,
     secure_batch: Batch,
 }
@@ -76,7 +76,11 @@ struct Secure {
 }
 
 impl Doors {
-    pub(crate) fn new(plain: Option<UdpTransport>, secure: Option<SecureDoor>) -> Self {
+    pub(crate) fn new(
+        plain: Option<UdpTransport>,
+        secure: Option<SecureDoor>,
+        credentials: Credentials,
+    ) -> Self {
         let secure = secure.map(|door| Secure {
             door,
             counted: dtls::Stats::default(),
@@ -85,6 +89,7 @@ impl Doors {
         Self {
             plain,
             secure,
+            credentials,
             batch: Batch::default(),
             secure_batch: Batch::default(),
         }
@@ -99,7 +104,7 @@ impl Doors {
         }
     }
 
-    /// Waits until something has come in at either door, or the deadline. Cancel safe.
+    /// Waits until something has come in at either door, a credential has changed, or the deadline. Cancel safe.
     pub(crate) async fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         let own = self.secure.as_ref();
         let own = own.and_then(|secure| secure.door.server.next_timeout());
@@ -107,22 +112,28 @@ impl Doors {
         let Self {
             plain,
             secure,
+            credentials,
             batch,
             secure_batch,
         } = self;
         match (plain, secure) {
-            (Some(plain), None) => plain.wait(batch, deadline).await,
+            (Some(plain), None) => {
+                tokio::select! {
+                    received = plain.wait(batch, deadline) => received,
+                    () = credentials.changed() => Ok(()),
+                }
+            }
             (Some(plain), Some(secure)) => {
                 tokio::select! {
                     received = plain.wait(batch, deadline) => received,
                     received = secure.door.server.recv_batch(secure_batch) => received,
-                    () = secure.door.credentials.changed() => Ok(()),
+                    () = credentials.changed() => Ok(()),
                 }
             }
             (None, Some(secure)) => {
                 tokio::select! {
                     received = secure.door.server.udp().wait(secure_batch, deadline) => received,
-                    () = secure.door.credentials.changed() => Ok(()),
+                    () = credentials.changed() => Ok(()),
                 }
             }
             (None, None) => {
@@ -133,8 +144,13 @@ impl Doors {
     }
 
     /// Hands on what [`Doors::wait`] brought, once, and what else has come over plain UDP: under load many datagrams
-    /// share one turn, and so one synced commit.
-    pub(crate) fn take_in(&mut self, now: Instant, mut each: impl FnMut(Peer, &[u8])) {
+    /// share one turn, and so one synced commit. Returns what has changed of the credentials: sessions are closed
+    /// accordingly, what is registered without security has to be looked at.
+    pub(crate) fn take_in(
+        &mut self,
+        now: Instant,
+        mut each: impl FnMut(Peer, &[u8]),
+    ) -> Vec<Revoked> {
         let mut taken = 0;
         loop {
             for (peer, datagram) in &self.batch {
@@ -152,9 +168,12 @@ impl Doors {
             }
         }
         self.batch.clear();
+        let revoked = self.credentials.take_revoked();
         if let Some(secure) = &mut self.secure {
+            secure.follow_changes(&revoked);
             secure.take_in(now, &mut self.secure_batch, &mut each);
         }
+        revoked
     }
 
     /// Sends datagrams by the doors that their devices came in by.
@@ -194,7 +213,6 @@ impl Doors {
 
 impl Secure {
     fn take_in(&mut self, now: Instant, batch: &mut Batch, each: &mut impl FnMut(Peer, &[u8])) {
-        self.follow_changes();
         let mut incoming = Vec::new();
         let server = &mut self.door.server;
         server.take_in(now, batch, |one| incoming.push(one));
@@ -246,15 +264,15 @@ impl Secure {
     }
 
     /// Ends the sessions of credentials that are gone or have changed: their devices have to show what counts now.
-    fn follow_changes(&mut self) {
-        for revoked in self.door.credentials.take_revoked() {
+    fn follow_changes(&mut self, revoked: &[Revoked]) {
+        for revoked in revoked {
             let server = &mut self.door.server;
             match revoked {
-                Revoked::Number(number) => server.close(number),
+                Revoked::Number { number, .. } => server.close(*number),
                 Revoked::All => server.close_all(),
                 Revoked::Name(endpoint) => {
                     let names = |identity: &Identity| match identity {
-                        Identity::Certificate(der) => certificate_names(der).contains(&endpoint),
+                        Identity::Certificate(der) => certificate_names(der).contains(endpoint),
                         _ => false,
                     };
                     let of_it = server.sessions().identities().filter(|one| names(one));

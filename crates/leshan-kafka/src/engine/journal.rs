@@ -1,6 +1,6 @@
 //! Requests of the journal: one at a time per device, each answered once.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
@@ -207,22 +207,14 @@ impl EngineLoop {
             tracing::info!(requests = open.len(), "resuming requests of the journal");
         }
         let mut endpoints = Vec::new();
+        let mut sent = Vec::new();
+        let ids: HashSet<i64> = open.iter().map(|open| open.entry.id).collect();
         for open in open {
             let entry = open.entry;
             self.journal.opened(&entry);
             match open.state {
-                EntryState::Sent => {
-                    // The device may have acted on it: it is not sent again.
-                    OUTCOME_UNKNOWN.inc();
-                    let reply = reply_unsent(
-                        &self.server_id,
-                        &entry.request,
-                        ResponseCode::InternalServerError,
-                        "outcome unknown: the server was restarted while the device had the request",
-                        now.unix_ms,
-                    );
-                    self.answered(&entry, &reply)?;
-                }
+                // Answered when those that follow it are known.
+                EntryState::Sent => sent.push(entry),
                 EntryState::Follows(first) => {
                     self.journal
                         .followers
@@ -236,10 +228,56 @@ impl EngineLoop {
                 }
             }
         }
+        for entry in sent {
+            // The device may have acted on it: it is not sent again.
+            OUTCOME_UNKNOWN.inc();
+            let reply = self.outcome_unknown(now, &entry);
+            self.answered(&entry, &reply)?;
+        }
+        let journal = &mut self.journal;
+        let of_answered = journal
+            .followers
+            .extract_if(|first, _| !ids.contains(first));
+        for (first, followers) in of_answered.collect::<Vec<_>>() {
+            self.answer_left_over(now, first, followers)?;
+        }
         for endpoint in endpoints {
             self.pump(now, &endpoint)?;
         }
         Ok(())
+    }
+
+    /// Those that follow a command which has its reply already.
+    fn answer_left_over(
+        &mut self,
+        now: Now,
+        first: i64,
+        followers: Vec<i64>,
+    ) -> Result<(), StoreError> {
+        let kept = self.store.reply_to(first)?;
+        for id in followers {
+            let Some(entry) = self.store.open_request(id)? else {
+                continue;
+            };
+            self.journal.count(entry.sleeper, -1);
+            let datum = match &kept {
+                Some(kept) => kept.clone(),
+                None => self.outcome_unknown(now, &entry).to_datum(),
+            };
+            self.store.answer(id, None)?;
+            self.enqueue_reply(entry.request.ep, datum, entry.origin, entry.trace);
+        }
+        Ok(())
+    }
+
+    fn outcome_unknown(&self, now: Now, entry: &Entry) -> Response {
+        reply_unsent(
+            &self.server_id,
+            &entry.request,
+            ResponseCode::InternalServerError,
+            "outcome unknown: the server was restarted while the device had the request",
+            now.unix_ms,
+        )
     }
 
     /// Requests are offered. They are taken now, or, when as many as may be are open, later: then nothing more is read
@@ -610,14 +648,12 @@ impl EngineLoop {
             "request answered"
         );
         self.journal.count(entry.sleeper, -1);
-        self.changes.push(Change::Answered {
-            id: entry.id,
-            reply: must_not_repeat(&entry.request).then(|| datum.clone()),
-        });
+        let kept = must_not_repeat(&entry.request).then_some(&datum[..]);
+        self.store.answer(entry.id, kept)?;
         for id in self.journal.followers.remove(&entry.id).unwrap_or_default() {
             if let Some(follower) = self.store.open_request(id)? {
                 self.journal.count(follower.sleeper, -1);
-                self.changes.push(Change::Answered { id, reply: None });
+                self.store.answer(id, None)?;
                 let (endpoint, datum) = (reply.ep.clone(), datum.clone());
                 self.enqueue_reply(endpoint, datum, follower.origin, follower.trace);
             }

@@ -22,6 +22,7 @@ use crate::bridge::{
     Cause, HandedReply, RepliesDone, notification_records, registration_deleted, registration_new,
     registration_updated, sent_records, unix_ms,
 };
+use crate::credentials::Revoked;
 use crate::store::{Change, Outgoing, OutgoingKind, Store, StoreError};
 
 /// What the loop is made of.
@@ -171,6 +172,9 @@ impl EngineLoop {
                 Some((kind, ids)) = self.ids.recv() => self.outbox.set_ids(kind, ids),
                 () = shutdown.cancelled() => break,
             }
+            // What Kafka acknowledged meanwhile shares the turn.
+            self.outbox.try_deliveries(&mut delivered);
+            self.take_delivered(&mut delivered);
             self.finish_turn().await?;
         }
         self.wind_up(delivered).await
@@ -178,12 +182,20 @@ impl EngineLoop {
 
     fn take_in(&mut self, now: Now) {
         let (server, watched, inbox) = (&mut self.server, &self.watched, &self.inbox);
-        self.doors.take_in(now.instant, |peer, datagram| {
+        let changed = self.doors.take_in(now.instant, |peer, datagram| {
             if !watched.is_empty() {
                 tell_message(watched, inbox, now, peer, true, datagram);
             }
             server.handle_datagram(now, peer, datagram);
         });
+        for revoked in changed {
+            match revoked {
+                Revoked::Number { endpoint, .. } | Revoked::Name(endpoint) => {
+                    server.readmit(&endpoint);
+                }
+                Revoked::All => server.readmit_all(),
+            }
+        }
     }
 
     fn take_delivered(&mut self, delivered: &mut Vec<Delivered>) {

@@ -22,9 +22,9 @@ use lwm2m::{Body, Target, Values};
 use lwm2m_model::{Node, ObjectPath};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{Refused, Web, coap_log, queue, shape};
 use crate::bridge::unix_ms;
@@ -45,6 +45,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const ASKED: usize = 256;
 /// How often calls that waited too long are answered.
 const EXPIRE: Duration = Duration::from_secs(1);
+/// How often the last values are renewed while nobody watches events.
+const PACE: Duration = Duration::from_millis(50);
 
 /// One event, made once for all who watch.
 #[derive(Debug)]
@@ -152,19 +154,34 @@ pub(super) async fn follow(web: &Arc<Web>) {
     let mut missed_some = false;
     loop {
         tokio::select! {
-            event = events.recv() => match event {
-                Ok(event) => {
-                    remember(web, &event);
-                    if web.events.frames.receiver_count() > 0 && let Some(frame) = frame(web, &event) {
-                        web.events.send(frame);
+            event = events.recv() => {
+                let mut next = event;
+                loop {
+                    match next {
+                        Ok(event) => {
+                            remember(web, &event);
+                            if web.events.frames.receiver_count() > 0 && let Some(frame) = frame(web, &event) {
+                                web.events.send(frame);
+                            }
+                        }
+                        Err(RecvError::Lagged(missed)) => {
+                            tracing::debug!(missed, "the REST interface missed events");
+                            web.events.send(lagged(missed));
+                            missed_some = true;
+                        }
+                        Err(RecvError::Closed) => std::future::pending().await,
                     }
+                    next = match events.try_recv() {
+                        Ok(event) => Ok(event),
+                        Err(TryRecvError::Lagged(missed)) => Err(RecvError::Lagged(missed)),
+                        // Whether it is empty or closed, the next `recv` tells.
+                        Err(_) => break,
+                    };
                 }
-                Err(RecvError::Lagged(missed)) => {
-                    tracing::debug!(missed, "the REST interface missed events");
-                    web.events.send(lagged(missed));
-                    missed_some = true;
+                // While nobody watches, the engine need not wake this task for each of ten thousand notifications a second.
+                if web.events.frames.receiver_count() == 0 {
+                    sleep(PACE).await;
                 }
-                Err(RecvError::Closed) => std::future::pending().await,
             },
             // Not at once: events that come thick and fast would be missed again meanwhile.
             _ = minute.tick(), if missed_some => {

@@ -7,6 +7,7 @@ use lwm2m::Target;
 use rusqlite::{Connection, params};
 
 use super::request::Request;
+use crate::private_file::private_file;
 
 /// A database of its own: it changes seldom, and must not wait for the server's store.
 #[derive(Clone)]
@@ -33,6 +34,11 @@ pub(super) enum KeepError {
         path: PathBuf,
         source: rusqlite::Error,
     },
+    #[error("can't keep others from reading {path}: {source} (is the folder writable?)")]
+    Mode {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("the calls that wait for devices can't be kept: {0} (is the disk full?)")]
     Database(#[from] rusqlite::Error),
     #[error("a call can't be written: {0}")]
@@ -47,6 +53,11 @@ impl Kept {
             path: path.to_owned(),
             source,
         };
+        // What is written to devices may be secret.
+        private_file(path).map_err(|source| KeepError::Mode {
+            path: path.to_owned(),
+            source,
+        })?;
         let connection = Connection::open(path).map_err(open)?;
         connection
             .execute_batch(

@@ -11,8 +11,10 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 
 use super::Refused;
+use super::routes::policy;
 
-/// The most bytes of a request's body.
+/// The most bytes of a request's body. Where nobody has to say who they are it is one piece: strangers who send nothing
+/// must not take the room of those who are known.
 const BODY: usize = 1024 * 1024;
 /// The most bytes of all bodies at one time, in pieces of which each body takes what it says it is long.
 const PIECE: usize = 16 * 1024;
@@ -40,11 +42,15 @@ pub(super) async fn take_in(
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
+    let most = match policy(request.method(), request.uri().path()) {
+        Some(_) => BODY,
+        None => PIECE,
+    };
     let length = match request.body().size_hint().exact() {
-        Some(length) if length > BODY as u64 => return too_large(),
-        Some(length) => usize::try_from(length).unwrap_or(BODY),
+        Some(length) if length > most as u64 => return too_large(most),
+        Some(length) => usize::try_from(length).unwrap_or(most),
         // In chunks: it may be as long as it may.
-        None => BODY,
+        None => most,
     };
     let pieces = u32::try_from(length.div_ceil(PIECE)).unwrap_or(u32::MAX);
     let waiting = tokio::time::timeout(WAITING, bodies.0.acquire_many(pieces)).await;
@@ -55,7 +61,7 @@ pub(super) async fn take_in(
         );
     };
     let (parts, body) = request.into_parts();
-    let Ok(body) = tokio::time::timeout(COMING_IN, to_bytes(body, BODY)).await else {
+    let Ok(body) = tokio::time::timeout(COMING_IN, to_bytes(body, most)).await else {
         return refused(
             StatusCode::REQUEST_TIMEOUT,
             "the body did not come in within 20 s",
@@ -64,15 +70,13 @@ pub(super) async fn take_in(
     match body {
         Ok(body) => next.run(Request::from_parts(parts, Body::from(body))).await,
         // Longer than it may be, or cut off; to the latter nobody listens.
-        Err(_) => too_large(),
+        Err(_) => too_large(most),
     }
 }
 
-fn too_large() -> Response {
-    refused(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        "the body is longer than 1 MiB",
-    )
+fn too_large(most: usize) -> Response {
+    let reason = format!("the body is longer than {} KiB", most / 1024);
+    refused(StatusCode::PAYLOAD_TOO_LARGE, &reason)
 }
 
 fn refused(status: StatusCode, reason: &str) -> Response {

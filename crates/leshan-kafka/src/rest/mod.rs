@@ -7,9 +7,9 @@
 //! wrong about the request, 504 for a device that did not answer, 500 for an answer that can't be used, 503 where too
 //! much waits for the device already, 409 where it has as many observations as it may.
 //!
-//! Bounds: bodies have 1 MiB at most (413), 20 s to come in (408), and 16 MiB together ([`limits`]); 512 connections, more
-//! wait to be accepted, and one that does nothing or does not read its answer ends ([`service::tls::Listener`]); 256
-//! watchers ([`events`]).
+//! Bounds: bodies have 1 MiB at most, 16 KiB where nobody has to log in (413), 20 s to come in (408), and 16 MiB
+//! together ([`limits`]); 512 connections, more wait to be accepted, and one that does nothing or does not read its
+//! answer ends ([`service::tls::Listener`]); 256 watchers ([`events`]).
 
 mod body;
 mod clients;

@@ -458,6 +458,8 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::super::request::Verb;
     use super::*;
 
@@ -488,6 +490,8 @@ mod tests {
             delayed.put(Row { id, ..row });
         }
         drop(delayed);
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "what is written may be secret");
 
         let delayed = Delayed::open(&file).unwrap();
         assert_eq!(ids(&delayed), ["rest-1", "rest-2", "rest-3"]);

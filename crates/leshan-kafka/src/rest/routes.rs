@@ -86,7 +86,7 @@ pub(super) fn app(web: &Arc<Web>, gate: &Gate, protection: Protection) -> Router
             limits::take_in,
         ));
     gate.protect(routes, protection)
-        .layer(middleware::from_fn(refused::guard))
+        .layer(middleware::from_fn_with_state(gate.clone(), refused::guard))
 }
 
 /// What takes which role. The page and the document have nothing of this server's devices in them.

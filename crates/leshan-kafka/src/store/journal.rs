@@ -166,6 +166,29 @@ impl Store {
         })
     }
 
+    /// A request has its reply; its datum is kept where a duplicate would be answered with it. In this turn's transaction
+    /// at once: a duplicate that is offered later in the turn has to see it.
+    pub(crate) fn answer(&mut self, id: i64, reply: Option<&[u8]>) -> Result<(), StoreError> {
+        self.begin(true)?;
+        // Of one that is answered its origin and fingerprint are remembered, not what was asked for.
+        self.connection()
+            .prepare_cached(
+                "UPDATE requests SET state = ?3, reply = ?2, request = x'' WHERE id = ?1",
+            )?
+            .execute(params![id, reply, ANSWERED])?;
+        Ok(())
+    }
+
+    /// The reply that is kept of a command, where it has one.
+    pub(crate) fn reply_to(&self, id: i64) -> Result<Option<Vec<u8>>, StoreError> {
+        let kept = self
+            .connection()
+            .prepare_cached("SELECT reply FROM requests WHERE id = ?1 AND state = ?2")?
+            .query_row(params![id, ANSWERED], |row| row.get(0))
+            .optional()?;
+        Ok(kept.flatten())
+    }
+
     /// Requests without a reply, in the order of their acceptance.
     pub(crate) fn open_requests(&self) -> Result<Vec<OpenEntry>, StoreError> {
         let mut statement = self.connection().prepare(&format!(
@@ -269,17 +292,5 @@ pub(super) fn mark_sent(connection: &Connection, id: i64) -> Result<(), StoreErr
     connection
         .prepare_cached("UPDATE requests SET state = ?2 WHERE id = ?1 AND state = ?3")?
         .execute(params![id, SENT, ACCEPTED])?;
-    Ok(())
-}
-
-pub(super) fn answer(
-    connection: &Connection,
-    id: i64,
-    reply: Option<&[u8]>,
-) -> Result<(), StoreError> {
-    // Of one that is answered its origin and fingerprint are remembered, not what was asked for.
-    connection
-        .prepare_cached("UPDATE requests SET state = ?3, reply = ?2, request = x'' WHERE id = ?1")?
-        .execute(params![id, reply, ANSWERED])?;
     Ok(())
 }

@@ -21,6 +21,8 @@ use rusqlite::{Connection, params};
 pub(crate) use journal::{Accepted, Entry, EntryState, Known, Offered, must_not_repeat};
 pub(crate) use outbox::{Outgoing, OutgoingKind};
 
+use crate::private_file::private_file;
+
 /// Why the store can't be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -33,6 +35,14 @@ pub(crate) enum StoreError {
         path: PathBuf,
         /// SQLite's reason.
         source: rusqlite::Error,
+    },
+    /// The file's mode can't be set.
+    #[error("can't keep others from reading the store {path}: {source} (is the folder writable?)")]
+    Mode {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
     },
     /// It was written by a newer release.
     #[error(
@@ -74,11 +84,6 @@ pub(crate) enum Change {
     /// A request that must not be sent twice leaves with this turn's datagrams.
     Sent {
         id: i64,
-    },
-    /// A request has its reply; its datum is kept where a duplicate would be answered with it.
-    Answered {
-        id: i64,
-        reply: Option<Vec<u8>>,
     },
     /// A record for Kafka that has to outlive a crash, under its number among those of its kind.
     Enqueue {
@@ -131,6 +136,11 @@ impl Store {
             path: path.to_owned(),
             source,
         };
+        // What is asked of devices may be secret, as a server's or a network's key that is written.
+        private_file(path).map_err(|source| StoreError::Mode {
+            path: path.to_owned(),
+            source,
+        })?;
         let mut connection = Connection::open(path).map_err(open)?;
         connection
             .execute_batch(
@@ -138,7 +148,7 @@ impl Store {
                  PRAGMA synchronous = FULL;
                  PRAGMA locking_mode = EXCLUSIVE;
                  PRAGMA cache_size = -2048;
-                 PRAGMA wal_autocheckpoint = 1000;",
+                 PRAGMA wal_autocheckpoint = 4000;",
             )
             .map_err(open)?;
         let found: i64 = connection
@@ -199,7 +209,7 @@ impl Store {
         for change in changes {
             removed += apply(&self.connection, change)?;
         }
-        self.connection.execute_batch("COMMIT")?;
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
         self.begun = false;
         self.synced = told;
         Ok(removed)
@@ -218,7 +228,9 @@ impl Store {
             )?;
             self.is_full = told;
         }
-        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        self.connection
+            .prepare_cached("BEGIN IMMEDIATE")?
+            .execute([])?;
         self.begun = true;
         Ok(())
     }
@@ -236,7 +248,7 @@ impl Store {
             "INSERT OR REPLACE INTO numbers (name, number) VALUES ('syncs', 0)",
             [],
         )?;
-        self.connection.execute_batch("COMMIT")?;
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
         self.begun = false;
         self.synced = true;
         Ok(())
@@ -376,7 +388,6 @@ fn apply(connection: &Connection, change: &Change) -> Result<u64, StoreError> {
                 ])?;
         }
         Change::Sent { id } => journal::mark_sent(connection, *id)?,
-        Change::Answered { id, reply } => journal::answer(connection, *id, reply.as_deref())?,
         Change::Enqueue { id, record } => outbox::insert(connection, *id, record)?,
         Change::Published { kind, id } => return outbox::delete(connection, *kind, *id),
         Change::RepliesUpTo {

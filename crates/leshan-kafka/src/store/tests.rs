@@ -1,4 +1,6 @@
 use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
 use coap::{Peer, Token};
@@ -91,7 +93,14 @@ fn read(ticket: &str) -> Request {
 fn what_was_put_is_there_after_a_crash() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("server.db");
+    // One of an earlier release, which everybody could read.
+    fs::write(&path, "").unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     let mut store = Store::open(&path).unwrap();
+    for file in ["server.db", "server.db-wal"] {
+        let mode = fs::metadata(folder.path().join(file)).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
     let (first, second) = (registration("dev1"), registration("dev2"));
     let lists = [
         observation("dev1", "/3/0/9"),

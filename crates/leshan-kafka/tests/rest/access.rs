@@ -1,12 +1,15 @@
 //! Who may use the interface, where it asks.
 
 use std::fs;
+use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, header};
 use serde_json::json;
 use service::Secret;
 use service::auth::{Role, token_entry, user_entry};
 use testkit::free_port;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::device::Device;
 use crate::gateway::{Gateway, PATIENCE, answer};
@@ -134,6 +137,44 @@ async fn a_page_watches_with_its_session_until_users_change() {
         .expect("it ends");
     let again = with(gateway.request(Method::GET, "/api/clients"));
     assert_eq!(answer(again).await.0, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_who_send_nothing_keep_nobody_from_writing() {
+    let (gateway, _, _folder) = closed().await;
+    let address = gateway.url.strip_prefix("http://").unwrap();
+    let mut strangers = Vec::new();
+    for number in 0..40 {
+        let path = ["/api/session", "/", "/api/openapi.json"][number % 3];
+        let mut stranger = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        );
+        stranger.write_all(head.as_bytes()).await.unwrap();
+        strangers.push(stranger);
+    }
+    // Once all of them are being waited for. A name with a dot is fine where one has to log in.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let write = gateway
+        .request(Method::POST, "/api/clients/dev1/3/0/12")
+        .basic_auth("operator", Some("correct horse"))
+        .header(header::HOST, "gateway.example")
+        .body("x".repeat(1024 * 1024));
+    let (status, reason) = answer(write).await;
+    assert_eq!(status, 400, "{reason}");
+
+    // What is too long is refused before any of it is read.
+    let mut stranger = TcpStream::connect(address).await.unwrap();
+    let head =
+        format!("POST /api/session HTTP/1.1\r\nHost: {address}\r\nContent-Length: 16385\r\n\r\n");
+    stranger.write_all(head.as_bytes()).await.unwrap();
+    let mut told = String::new();
+    let read = stranger.read_to_string(&mut told);
+    tokio::time::timeout(PATIENCE, read).await.unwrap().unwrap();
+    assert!(
+        told.starts_with("HTTP/1.1 413 ") && told.ends_with("longer than 16 KiB"),
+        "{told}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -543,6 +543,8 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
         let request = gateway
             .request(Method::PUT, zone)
             .header(header::CONTENT_TYPE, kind)
+            // A body that is too long is not read, which ends its connection: the next one must not be sent there.
+            .header(header::CONNECTION, "close")
             .body(body);
         assert_eq!(answer(request).await.0, expected, "{kind}");
     }
@@ -610,6 +612,53 @@ async fn the_page_runs_only_what_is_its_own() {
     assert_eq!(device.executed().await, "");
     assert_eq!(answer(from(&gateway.url)).await, done("CHANGED(204)"));
     assert_eq!(device.executed().await, "/3/0/12 ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_logins_no_site_reads_through_the_browser_of_a_user() {
+    let gateway = Gateway::start().await;
+    let at = |method: Method, path: &str, host: &str| {
+        answer(
+            gateway
+                .request(method, path)
+                .header(header::HOST, host.to_owned()),
+        )
+    };
+    for host in ["localhost", "gateway:8080", "192.0.2.7:8080", "[::1]:8080"] {
+        assert_eq!(at(Method::GET, "/api/clients", host).await.0, 200, "{host}");
+    }
+    // Its own name led to its own page a moment ago, and leads here now.
+    let rebound = "attacker.example:8080";
+    for (method, path) in [
+        (Method::GET, "/"),
+        (Method::GET, "/api/clients"),
+        (Method::GET, "/event"),
+        (Method::POST, "/api/clients/dev1/3/0/12"),
+        (Method::PUT, "/api/security/clients"),
+    ] {
+        let (status, reason) = at(method.clone(), path, rebound).await;
+        assert_eq!(status, 403, "{method} {path}");
+        assert!(reason.to_string().contains("--users-file"), "{reason}");
+    }
+
+    let from = |site: &'static str, path: &str| {
+        answer(
+            gateway
+                .request(Method::GET, path)
+                .header("sec-fetch-site", site),
+        )
+    };
+    // A link to the page may stand anywhere.
+    let link = gateway
+        .request(Method::GET, "/")
+        .header("sec-fetch-site", "cross-site");
+    assert_eq!(link.send().await.unwrap().status(), 200);
+    for path in ["/api/clients", "/api/clients/dev1/3/0/0", "/api/event"] {
+        assert_eq!(from("cross-site", path).await.0, 403, "{path}");
+    }
+    for site in ["same-origin", "same-site", "none"] {
+        assert_eq!(from(site, "/api/clients").await.0, 200, "{site}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

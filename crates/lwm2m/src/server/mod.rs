@@ -235,7 +235,8 @@ impl Server {
     }
 
     /// Asks `admits` whether a peer may register, update, de-register or Send as an endpoint; where it says no the answer
-    /// is 4.03. By default everybody may.
+    /// is 4.03. By default everybody may. Where it is set, a peer without security gets 4.03 too as long as the endpoint is
+    /// registered by one with a session, whatever `admits` says.
     pub fn set_admission(&mut self, admits: impl FnMut(Peer, &str) -> bool + Send + 'static) {
         self.admits = Some(Box::new(admits));
     }
@@ -337,10 +338,13 @@ impl Server {
     }
 
     fn is_admitted(&mut self, from: Peer, endpoint: &str) -> bool {
+        let is_secure = self
+            .registration(endpoint)
+            .is_some_and(|known| known.peer.session != 0);
         let admitted = self
             .admits
             .as_mut()
-            .is_none_or(|admits| admits(from, endpoint));
+            .is_none_or(|admits| !(is_secure && from.session == 0) && admits(from, endpoint));
         self.stats.not_admitted += u64::from(!admitted);
         admitted
     }

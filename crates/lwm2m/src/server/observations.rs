@@ -174,6 +174,11 @@ impl Server {
     ) {
         let kept = self.by_token.get(&token).and_then(|(endpoint, target)| {
             let device = self.devices.get_mut(endpoint)?;
+            let known = device.registration.as_ref();
+            if from.session == 0 && known.is_some_and(|known| known.peer.session != 0) {
+                // The device is who it has shown to be; here somebody has shown nothing.
+                return None;
+            }
             let sleeps = device.presence != State::Reachable;
             let kept = device.observations.get_mut(target)?;
             Some((sleeps.then(|| Arc::clone(endpoint)), kept))

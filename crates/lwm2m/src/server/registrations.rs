@@ -261,6 +261,18 @@ impl Server {
         }
         match device.registration.replace(registration) {
             None => self.registered += 1,
+            // Whoever was where it came from without security has shown nothing: what comes from there counts no more.
+            Some(old) if old.peer.session == 0 && peer.session != 0 => {
+                let before = [Some(old.peer), device.other_peer.take()];
+                for before in before.into_iter().flatten().filter(|one| *one != peer) {
+                    if self.by_peer.get(&before) == Some(endpoint) {
+                        self.by_peer.remove(&before);
+                    }
+                    for kept in device.observations.values() {
+                        self.coap.unwatch(before, kept.observation.token);
+                    }
+                }
+            }
             Some(old) if old.peer != peer => {
                 if self.by_peer.get(&old.peer) == Some(endpoint) {
                     self.by_peer.remove(&old.peer);
@@ -389,6 +401,36 @@ impl Server {
         self.retire(endpoint);
     }
 
+    /// Asks anew whether an endpoint may be registered without security, if it is, and ends its registration where it may
+    /// not: for when the answer of [`set_admission`](Self::set_admission) is another than it was. `true` where it ended.
+    pub fn readmit(&mut self, endpoint: &str) -> bool {
+        let Some((name, device)) = self.devices.get_key_value(endpoint) else {
+            return false;
+        };
+        let plain = device.registration.as_ref().map(|known| known.peer);
+        let (name, plain) = (
+            Arc::clone(name),
+            plain.filter(|peer| peer.session == 0 && self.admits.is_some()),
+        );
+        match plain {
+            Some(peer) if !self.is_admitted(peer, &name) => {
+                self.end_registration(&name, false);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// [`Server::readmit`] for every endpoint.
+    pub fn readmit_all(&mut self) {
+        let mut all: Vec<Arc<str>> = self.devices.keys().map(Arc::clone).collect();
+        // In one order, whatever the table's.
+        all.sort_unstable();
+        for endpoint in all {
+            self.readmit(&endpoint);
+        }
+    }
+
     /// What becomes of a device without a registration: gone, or its observations wait for its return.
     pub(super) fn retire(&mut self, endpoint: &Arc<str>) {
         let departure = self.next_serial();
@@ -435,6 +477,7 @@ impl Server {
     /// A registration goes on with the lifetime it has left; one whose time was over meanwhile ends with
     /// [`Event::Deregistered`] at the first [`handle_timeout`](Self::handle_timeout). Notifications of the observations
     /// are accepted at once. Those that the registration they stand under did not confirm yet are asked for again.
+    /// A registration without security ends if [`set_admission`](Self::set_admission), to be called before, says so.
     pub fn restore(
         &mut self,
         now: Now,
@@ -453,6 +496,9 @@ impl Server {
             endpoints.push(endpoint);
         }
         for endpoint in endpoints {
+            if self.readmit(&endpoint) {
+                continue;
+            }
             let Some(current) = self
                 .registration(&endpoint)
                 .map(|r| r.registration_id.clone())

@@ -15,6 +15,7 @@ use super::failures::{Failures, Source};
 use super::password::{LONGEST, PasswordHash};
 use super::sessions::Sessions;
 use super::{AuthArgs, AuthError, Role};
+use crate::seldom::Seldom;
 use crate::{CancellationToken, Secret};
 
 /// How often the files are looked at.
@@ -86,6 +87,7 @@ struct Inner {
     /// `None`: everybody may do everything.
     closed: Option<Closed>,
     changed: watch::Sender<u64>,
+    refusals: Seldom,
 }
 
 struct Closed {
@@ -150,7 +152,11 @@ impl Gate {
 
     fn new(closed: Option<Closed>) -> Self {
         let changed = watch::channel(0).0;
-        Self(Arc::new(Inner { closed, changed }))
+        Self(Arc::new(Inner {
+            closed,
+            changed,
+            refusals: Seldom::default(),
+        }))
     }
 
     /// Whether everybody may do everything.
@@ -194,6 +200,11 @@ impl Gate {
         if changed.changed().await.is_err() {
             std::future::pending().await
         }
+    }
+
+    /// Whether to log that somebody was refused, and how many before were not.
+    pub(super) fn tells_refusal(&self) -> Option<u64> {
+        self.0.refusals.turn(Instant::now())
     }
 
     /// Who makes a request that comes from there and says this.
@@ -304,7 +315,7 @@ impl Closed {
         }
         let directory = self.directory();
         let user = directory.users.get(name);
-        let digest = self.digest(name, password);
+        let digest = self.digest(from, name, password);
         let caller = |user: &User| Caller {
             name: Some(name.to_owned()),
             role: user.role,
@@ -362,12 +373,22 @@ impl Closed {
         }
     }
 
-    /// What a user and a password are remembered by.
-    fn digest(&self, user: &str, password: &Secret) -> Option<[u8; 32]> {
+    /// What a user and a password are remembered by, for where they came from: to anybody else a remembered password
+    /// would be one to be guessed without an attempt being counted.
+    fn digest(&self, from: IpAddr, user: &str, password: &Secret) -> Option<[u8; 32]> {
+        let from = match from.to_canonical() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
         let key = PKey::hmac(&self.key).ok()?;
         let mut signer = Signer::new(MessageDigest::sha256(), &key).ok()?;
-        // A user's name has no zero byte.
-        for part in [user.as_bytes(), &[0], password.expose().as_bytes()] {
+        // An address has 16 bytes, and a user's name no zero byte.
+        for part in [
+            &from.octets()[..],
+            user.as_bytes(),
+            &[0],
+            password.expose().as_bytes(),
+        ] {
             signer.update(part).ok()?;
         }
         signer.sign_to_vec().ok()?.try_into().ok()
@@ -391,7 +412,7 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// Passwords that were right a short time ago, so that a program that says its password with each call does not pay
+/// Passwords that were right a short time ago, each from one address, so that a program that says its password with each call does not pay
 /// for the hashing with each.
 #[derive(Default)]
 struct Verified {

@@ -74,9 +74,11 @@ async fn check(State(guarded): State<Guarded>, mut request: Request, next: Next)
     let caller = match guarded.gate.caller(credentials, from).await {
         Ok(caller) => caller,
         Err(denied) => {
-            if denied != Denied::Unknown {
+            if denied != Denied::Unknown
+                && let Some(unsaid) = guarded.gate.tells_refusal()
+            {
                 let path = request.uri().path();
-                tracing::warn!(%from, method = %request.method(), path, "refused: {denied}");
+                tracing::warn!(%from, method = %request.method(), path, unsaid, "refused: {denied}");
             }
             return guarded.denied(denied, request.headers());
         }
@@ -149,7 +151,9 @@ async fn login(State(guarded): State<Guarded>, request: Request) -> Response {
         }
         Err(denied) => {
             // What was said for a name may be a password in the wrong field.
-            tracing::warn!(%from, "login refused: {denied}");
+            if let Some(unsaid) = guarded.gate.tells_refusal() {
+                tracing::warn!(%from, unsaid, "login refused: {denied}");
+            }
             guarded.denied(denied, &headers)
         }
     }

@@ -5,16 +5,17 @@
 //!
 //! ```text
 //! Authorization: Bearer …   a token's SHA-256 is looked up                        microseconds
-//! Authorization: Basic …    verified before: a keyed digest is looked up          microseconds
+//! Authorization: Basic …    verified before from there: a digest is looked up     microseconds
 //!                           else Argon2id, one at a time                          12 ms and 7 MiB each
 //! Cookie: zeelos_session_…  a session's SHA-256 is looked up (login of a page)    microseconds
 //! ```
 //!
 //! # What a flood of wrong passwords costs
 //! Each source (an IPv4 address, an IPv6 /64) has ten failures, and gets one back every 30 seconds; beyond them it is
-//! answered 429 without any hashing, and only what was verified before and tokens still pass from there. From many
-//! sources at once: one password is hashed at a time, and a wrong one keeps that place for three more times what it
-//! took, so wrong passwords get at most a quarter of one core. Sixteen more wait; beyond them the answer is 429 at once.
+//! answered 429 without any hashing, and only tokens, sessions and passwords that were verified before from that very
+//! address still pass. From many sources at once: one password is hashed at a time, and a wrong one keeps that place for
+//! three more times what it took, so wrong passwords get at most a quarter of one core. Sixteen more wait; beyond them
+//! the answer is 503 at once.
 
 mod entries;
 mod failures;

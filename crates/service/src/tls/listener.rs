@@ -15,6 +15,7 @@ use tokio_openssl::SslStream;
 
 use super::ServerTls;
 use super::patience::Patience;
+use crate::seldom::Seldom;
 
 /// A listener for `axum::serve`, with a bound on its connections: what is beyond waits in the kernel's queue, so that
 /// connections can't use up the process's file descriptors. Handshakes run beside each other, so that a slow client
@@ -59,8 +60,6 @@ static REFUSED: LazyLock<IntCounter> = LazyLock::new(|| {
 const WAITING: usize = 16;
 /// Wait after the system refuses to accept (out of file descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// How often refused clients are logged.
-const SAY_EVERY: Duration = Duration::from_secs(1);
 
 impl Listener {
     /// Takes at most `connections` at a time, over TLS where it is given.
@@ -151,19 +150,14 @@ async fn accept(
 
 /// Says who was refused and why, once a second at most: anybody can cause it.
 #[derive(Clone, Default)]
-pub struct Refusals(Arc<std::sync::Mutex<Option<Instant>>>);
+pub struct Refusals(Seldom);
 
 impl Refusals {
     /// Counts a refused client, and says so.
     pub fn say(&self, address: SocketAddr, error: &super::HandshakeError) {
         REFUSED.inc();
-        let mut last = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if last.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
-            *last = Some(Instant::now());
-            tracing::warn!(client = %address, reason = %error, "not let in");
+        if let Some(unsaid) = self.0.turn(Instant::now()) {
+            tracing::warn!(client = %address, reason = %error, unsaid, "not let in");
         }
     }
 }

@@ -53,6 +53,8 @@ pub(super) struct Lane {
     handed: u64,
     last_progress: Instant,
     stuck: bool,
+    /// The producer can't go on, and no delivery will say so.
+    dead: bool,
     /// The producer's queue was full.
     full: bool,
     pause: Option<Pause>,
@@ -125,6 +127,7 @@ impl Lane {
             handed: 0,
             last_progress: Instant::now(),
             stuck: false,
+            dead: false,
             full: false,
             pause: None,
             value: Vec::new(),
@@ -340,8 +343,16 @@ impl Lane {
     fn not_sent(&mut self, now: Instant, error: SendError) {
         match error {
             SendError::Full => self.full = true,
-            SendError::Refused(error) => self.refused(now, &error, false),
+            SendError::Refused(error) => {
+                self.dead |= matches!(error, ProduceError::Fatal(_));
+                self.refused(now, &error, false);
+            }
         }
+    }
+
+    /// Whether the producer said, when something was handed to it, that it can't go on; asked once.
+    pub(super) fn take_dead(&mut self) -> bool {
+        std::mem::take(&mut self.dead)
     }
 
     /// What became of a record. Rows that Kafka has are removed with one of the next commits.

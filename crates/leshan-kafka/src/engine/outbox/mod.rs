@@ -229,6 +229,11 @@ impl Outbox {
         self.deliveries.take(into).await;
     }
 
+    /// Those that there are now.
+    pub(super) fn try_deliveries(&self, into: &mut Vec<Delivered>) {
+        self.deliveries.try_take(into);
+    }
+
     pub(super) fn delivered(
         &mut self,
         delivered: &mut Vec<Delivered>,
@@ -417,6 +422,11 @@ impl Outbox {
         if let Some(producer) = producer {
             for lane in &mut self.lanes {
                 lane.hand_over(producer, store, now)?;
+            }
+        }
+        for lane in &mut self.lanes {
+            if lane.take_dead() {
+                self.anew_at.get_or_insert(now + ANEW_AFTER);
             }
         }
         self.replies.hand_over(store)
