@@ -158,6 +158,7 @@ impl SchemaRegistry {
     /// # Errors
     /// [`RegistryError::Unknown`], [`RegistryError::Unusable`] or [`RegistryError::Unreachable`].
     pub async fn schema(&self, id: u32) -> Result<Arc<WriterSchema>, RegistryError> {
+        self.check(id)?;
         if let Some(known) = self.kept(id) {
             return Ok(known);
         }
@@ -204,6 +205,7 @@ impl SchemaRegistry {
     /// # Errors
     /// [`RegistryError::Unknown`], [`RegistryError::Unusable`] or [`RegistryError::Unreachable`].
     pub async fn document(&self, id: u32) -> Result<Arc<SchemaDocument>, RegistryError> {
+        self.check(id)?;
         let kept = self.inner.cache.lock().documents.get(&id).cloned();
         if let Some(known) = kept {
             return Ok(known);
@@ -301,6 +303,15 @@ impl SchemaRegistry {
 
     fn kept(&self, id: u32) -> Option<Arc<WriterSchema>> {
         self.inner.cache.lock().by_id.get(&id).cloned()
+    }
+
+    /// Registries have ids that are Java's ints. For a larger one they know no such page, instead of no such schema, and
+    /// bytes that only look like Avro would be asked about for ever.
+    fn check(&self, id: u32) -> Result<(), RegistryError> {
+        match i32::try_from(id) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.unknown(id)),
+        }
     }
 
     fn unknown(&self, id: u32) -> RegistryError {

@@ -101,8 +101,9 @@ mod tests {
 
     #[test]
     fn a_debt_is_paid_by_time_alone() {
-        let start = Instant::now();
         let bandwidth = Bandwidth::new(1_000);
+        // After it: nothing is saved up before it is there.
+        let start = Instant::now();
         assert_eq!(bandwidth.debt(start), Duration::ZERO);
         bandwidth.pay(3_000, start);
         let debt = bandwidth.debt(start + Duration::from_secs(1));
