@@ -1,14 +1,13 @@
 //! Leshan's server, with everything in memory.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use bench::{Fleet, Outcome, Pace, Usage, Work};
 use testkit::LeshanServer;
 
-use crate::{Cpu, Memory, PATH, Sizes, WINDOW, said};
+use crate::{Cpu, Memory, PATH, Sizes, WINDOW, observed, said};
 
 const WHO: &str = "Leshan";
 
@@ -32,7 +31,12 @@ pub(crate) async fn cpu(sizes: Sizes) -> anyhow::Result<Cpu> {
     let update = measured(&mut server, "updates", || {
         fleet.run(Work::Update, warm..devices, devices - warm, go)
     })?;
-    let mut fleet = observe(&mut server, fleet, "cpu-", sizes.observed).await?;
+    let mut fleet = observed(
+        fleet,
+        sizes.observed,
+        server.observe(PATH, "cpu-", sizes.observed),
+    )
+    .await?;
     let observed = 0..sizes.observed;
     let warming = sizes.warming_notifications;
     fleet
@@ -68,7 +72,12 @@ pub(crate) async fn memory(sizes: Sizes) -> anyhow::Result<Memory> {
         memory.0[at] = resident;
         from = until;
     }
-    let mut fleet = observe(&mut server, fleet, "memory-", sizes.observed).await?;
+    let mut fleet = observed(
+        fleet,
+        sizes.observed,
+        server.observe(PATH, "memory-", sizes.observed),
+    )
+    .await?;
     let fifth = sizes.notifications / 5;
     let mut resident = Vec::new();
     for _ in 0..5 {
@@ -151,29 +160,4 @@ fn measured(
     let each = used.cpu_us_each(outcome.succeeded);
     println!("{WHO}: {each:.2} CPU µs each");
     Ok(each)
-}
-
-/// Has the first devices observed; they answer meanwhile.
-async fn observe(
-    server: &mut LeshanServer,
-    mut fleet: Fleet,
-    prefix: &str,
-    count: usize,
-) -> anyhow::Result<Fleet> {
-    static DONE: AtomicBool = AtomicBool::new(false);
-    DONE.store(false, Relaxed);
-    let serving = std::thread::spawn(move || {
-        fleet.serve(|_| DONE.load(Relaxed))?;
-        anyhow::Ok(fleet)
-    });
-    let observing = server.observe(PATH, prefix, count).await;
-    DONE.store(true, Relaxed);
-    let fleet = serving.join().expect("it does not panic")?;
-    let observing = observing.context("observing")?;
-    ensure!(
-        observing == count as u64 && fleet.observed_devices() == count,
-        "{count} devices were to be observed: the server says {observing}, {} were asked",
-        fleet.observed_devices()
-    );
-    Ok(fleet)
 }

@@ -6,9 +6,11 @@
 mod leshan;
 mod ours;
 
-use clap::Parser;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use bench::{Outcome, last_line};
+use anyhow::{Context as _, ensure};
+use bench::{Fleet, Outcome, last_line};
+use clap::Parser;
 
 /// Measures the LwM2M server beside Leshan 2.0.0-M18
 #[derive(Parser, Clone, Debug)]
@@ -151,4 +153,28 @@ fn said(who: &str, what: &str, outcome: &Outcome) {
         outcome.latency_ms(0.99),
         outcome.retransmitted
     );
+}
+
+/// Has this many of the devices observed, by a server that is asked to; they answer meanwhile.
+async fn observed(
+    mut fleet: Fleet,
+    count: usize,
+    asking: impl Future<Output = anyhow::Result<u64>>,
+) -> anyhow::Result<Fleet> {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    DONE.store(false, Relaxed);
+    let serving = std::thread::spawn(move || {
+        fleet.serve(|_| DONE.load(Relaxed))?;
+        anyhow::Ok(fleet)
+    });
+    let observing = asking.await;
+    DONE.store(true, Relaxed);
+    let fleet = serving.join().expect("it does not panic")?;
+    let observing = observing.context("observing")?;
+    ensure!(
+        observing == count as u64 && fleet.observed_devices() == count,
+        "{count} devices were to be observed: the server says {observing}, {} were asked",
+        fleet.observed_devices()
+    );
+    Ok(fleet)
 }

@@ -1,13 +1,12 @@
 //! Our server, with its events produced to Kafka.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use bench::{Fleet, Gateway, Outcome, Pace, Work};
 
-use crate::{Cpu, Memory, PATH, Sizes, WINDOW, said};
+use crate::{Cpu, Memory, PATH, Sizes, WINDOW, observed, said};
 
 const WHO: &str = "ours";
 
@@ -27,7 +26,12 @@ pub(crate) async fn cpu(program: &Path, sizes: Sizes) -> anyhow::Result<Cpu> {
     let update = measured(&mut site, "updates", || {
         fleet.run(Work::Update, warm..devices, devices - warm, go)
     })?;
-    let mut fleet = observe(&site, fleet, "cpu-", sizes.observed).await?;
+    let mut fleet = observed(
+        fleet,
+        sizes.observed,
+        site.observe(PATH, "cpu-", sizes.observed),
+    )
+    .await?;
     let (registered, notified) = site.records().await?;
     ensure!(
         registered == (devices + sizes.registrations) as u64,
@@ -81,7 +85,12 @@ pub(crate) async fn memory(program: &Path, sizes: Sizes) -> anyhow::Result<Memor
         );
         from = until;
     }
-    let mut fleet = observe(&site, fleet, "memory-", sizes.observed).await?;
+    let mut fleet = observed(
+        fleet,
+        sizes.observed,
+        site.observe(PATH, "memory-", sizes.observed),
+    )
+    .await?;
     let tenth = sizes.long_run / 10;
     let mut resident = Vec::new();
     for _ in 0..10 {
@@ -158,7 +167,12 @@ pub(crate) async fn latency(program: &Path, sizes: Sizes) -> anyhow::Result<f64>
             .whole("registering")?;
         fleet
     };
-    let mut fleet = observe(&site, fleet, "latency-", sizes.observed).await?;
+    let mut fleet = observed(
+        fleet,
+        sizes.observed,
+        site.observe(PATH, "latency-", sizes.observed),
+    )
+    .await?;
     let (registered, before) = site.records().await?;
     let observed = 0..sizes.observed;
     let pace = Pace::per_second(RATE);
@@ -196,29 +210,4 @@ fn measured(
     let each = used.cpu_us_each(outcome.succeeded);
     println!("{WHO}: {each:.2} CPU µs each");
     Ok(each)
-}
-
-/// Has the first devices observed; they answer meanwhile.
-async fn observe(
-    site: &Gateway,
-    mut fleet: Fleet,
-    prefix: &str,
-    count: usize,
-) -> anyhow::Result<Fleet> {
-    static DONE: AtomicBool = AtomicBool::new(false);
-    DONE.store(false, Relaxed);
-    let serving = std::thread::spawn(move || {
-        fleet.serve(|_| DONE.load(Relaxed))?;
-        anyhow::Ok(fleet)
-    });
-    let observing = site.observe(PATH, prefix, count).await;
-    DONE.store(true, Relaxed);
-    let fleet = serving.join().expect("it does not panic")?;
-    let observing = observing?;
-    ensure!(
-        observing == count as u64 && fleet.observed_devices() == count,
-        "{count} devices were to be observed: the server says {observing}, {} were asked",
-        fleet.observed_devices()
-    );
-    Ok(fleet)
 }
