@@ -30,6 +30,9 @@ for purpose in "$@"; do
       have javac && have jar || want openjdk-17-jdk-headless "runs Kafka, Apicurio, OrientDB and Leshan in tests"
       have mvn || want maven "fetches Kafka, Apicurio, OrientDB and Leshan for tests"
       have kcat || want kcat "a Kafka client that the tests try the brokers with"
+      # The LwM2M server's page is used in a browser.
+      have chromium || want chromium "the browser that a test uses the page with"
+      have chromedriver || want chromium-driver "drives that browser"
       # tests/interop builds devices on other people's libraries; Go itself comes from PyPI where it is missing.
       have python3 && python3 -m pip --version >/dev/null 2>&1 || want python3-pip "fetches aiocoap for tests"
       python3 -c "import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()['include'], 'Python.h')))" \

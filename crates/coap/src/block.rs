@@ -37,6 +37,11 @@ pub(crate) struct Block {
 const MAX_NUM: usize = (1 << 20) - 1;
 
 impl Block {
+    /// Whether the value has the reserved SZX 7.
+    pub(crate) fn is_reserved(value: &[u8]) -> bool {
+        crate::message::uint(value, 3).is_some_and(|value| value & 7 == 7)
+    }
+
     /// `None` for more than three bytes and for the reserved SZX 7.
     pub(crate) fn decode(value: &[u8]) -> Option<Block> {
         let value = crate::message::uint(value, 3)?;

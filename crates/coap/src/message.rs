@@ -108,8 +108,12 @@ impl<'a> Message<'a> {
         std::iter::from_fn(move || options.next_option().ok().flatten())
     }
 
-    /// The request, or the number of the option that makes it a 4.02.
-    pub(crate) fn request(&self, method: Method, scratch: &mut Scratch) -> Result<InRequest, u16> {
+    /// The request, or the number of the option that makes it a 4.02, or a 4.00.
+    pub(crate) fn request(
+        &self,
+        method: Method,
+        scratch: &mut Scratch,
+    ) -> Result<InRequest, BadOption> {
         let mut request = Request {
             method,
             path: Vec::new(),
@@ -140,7 +144,15 @@ impl<'a> Message<'a> {
                 _ => false,
             };
             if !known && number & 1 == 1 {
-                return Err(number);
+                let is_block = matches!(
+                    CoapOption::from(number),
+                    CoapOption::Block1 | CoapOption::Block2
+                );
+                // A repeated one is not even looked at.
+                return Err(match is_block && !repeated && Block::is_reserved(value) {
+                    true => BadOption::ReservedSize,
+                    false => BadOption::NotUnderstood(number),
+                });
             }
             if matches!(
                 CoapOption::from(number),
@@ -221,6 +233,15 @@ pub(crate) struct InResponse {
     pub(crate) block2: Option<Block>,
     /// An ETag has 1 to 8 bytes, as a token has.
     pub(crate) etag: Option<Token>,
+}
+
+/// Why a request is refused for one of its options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadOption {
+    /// It is critical, and no option that is known here, or has no value of its kind (RFC 7252 section 5.4).
+    NotUnderstood(u16),
+    /// A block option with the reserved SZX 7 (RFC 7959 section 2.2).
+    ReservedSize,
 }
 
 fn set<T>(place: &mut Option<T>, value: Option<T>) -> bool {

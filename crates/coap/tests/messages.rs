@@ -446,6 +446,26 @@ fn critical_options_must_be_understood_and_elective_ones_need_not() {
     ));
 }
 
+/// RFC 7959 section 2.2: SZX 7 is reserved, and is a bad request. A block option of four bytes is none at all.
+#[test]
+fn a_reserved_block_size_is_a_bad_request() {
+    let mut story = story();
+    assert_eq!(
+        story.peer_sends("CON GET 0001 01 Uri-Path:a 23:\u{7}"),
+        ["ACK 4.00 0001 01"]
+    );
+    assert_eq!(
+        story.peer_sends("CON PUT 0002 02 Uri-Path:a 27:\u{f} = x"),
+        ["ACK 4.00 0002 02"]
+    );
+    assert_eq!(
+        story.peer_sends("CON GET 0003 03 Uri-Path:a 23:xxxx"),
+        ["ACK 4.02 0003 03 = option 23 is not understood here"]
+    );
+    assert_eq!(story.event(), None);
+    assert_eq!(story.endpoint.stats().bad_options, 3);
+}
+
 #[test]
 fn an_unknown_method_is_not_allowed() {
     let mut story = story();

@@ -2,13 +2,14 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post, put};
 use axum::{Json, Router};
 use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use service::auth::Role;
 use tokio::sync::Mutex;
 
 use crate::config::{named, parse_connector};
@@ -61,6 +62,16 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         })
         .layer(DefaultBodyLimit::max(MOST_BODY))
         .with_state(app)
+}
+
+/// What takes which role: who may only read changes no connector.
+pub(crate) fn policy(method: &Method, _path: &str) -> Option<Role> {
+    Some(Role::to_call(method))
+}
+
+/// A refusal of the gate.
+pub(crate) fn refuse(status: StatusCode, reason: &str) -> Response {
+    Failure::new(status, reason).into_response()
 }
 
 /// Connect's form of an error.

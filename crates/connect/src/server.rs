@@ -8,7 +8,8 @@ use kafka::{Cluster, DeadLetters, KafkaArgs, Producer, ProducerSettings};
 use parking_lot::RwLock;
 use prometheus::{IntGaugeVec, register_int_gauge_vec};
 use service::Context;
-use service::tls::Listener;
+use service::auth::{AuthArgs, Gate, Protection};
+use service::tls::{Listener, Peer};
 use tokio::sync::Mutex;
 
 use crate::rest::{self, App};
@@ -19,6 +20,8 @@ use crate::{Config, Sink, files};
 /// The options of a service that runs connectors.
 #[derive(Args, Clone, Debug)]
 pub struct ConnectArgs {
+    #[command(flatten)]
+    pub auth: AuthArgs,
     #[command(flatten)]
     pub kafka: KafkaArgs,
     /// Where the connectors' REST listens (Kafka Connect's; port 0: any free one)
@@ -60,6 +63,7 @@ pub struct Server {
     app: Arc<App>,
     follower: Follower,
     listener: Listener,
+    gate: Gate,
     address: SocketAddr,
     given: Vec<(String, Config)>,
 }
@@ -79,6 +83,7 @@ impl Server {
         let given = files::read(&args.connector)?;
         let cluster: Cluster = args.kafka.cluster()?;
         let producer = Producer::new(&cluster, &ProducerSettings::default())?;
+        let gate = args.auth.gate(args.connect_listen, "--connect-listen")?;
         let listener = context
             .listen(args.connect_listen, "--connect-listen", CONNECTIONS)
             .await?;
@@ -104,6 +109,7 @@ impl Server {
             app,
             follower,
             listener,
+            gate,
             address,
             given,
         })
@@ -123,6 +129,7 @@ impl Server {
             app,
             follower,
             listener,
+            gate,
             address,
             given,
         } = self;
@@ -130,8 +137,13 @@ impl Server {
         condition.fail("the connectors were not read from Kafka yet");
         tracing::info!(%address, scheme = listener.scheme(), "Connect's REST is ready for calls");
 
-        let serve = axum::serve(listener, rest::routes(Arc::clone(&app)))
-            .with_graceful_shutdown(context.shutdown.clone().cancelled_owned());
+        let protection = Protection::new(&listener, rest::policy, rest::refuse);
+        let routes = gate.protect(rest::routes(Arc::clone(&app)), protection);
+        let serve = axum::serve(
+            listener,
+            routes.into_make_service_with_connect_info::<Peer>(),
+        )
+        .with_graceful_shutdown(context.shutdown.clone().cancelled_owned());
         let follow = follower.follow(
             app.worker.as_ref(),
             &app.cluster_id,
@@ -139,7 +151,11 @@ impl Server {
             &context.shutdown,
         );
         let background = async {
-            tokio::join!(apply_given(&app, given, &context), watch(&app, &context));
+            tokio::join!(
+                apply_given(&app, given, &context),
+                watch(&app, &context),
+                gate.follow(context.shutdown.clone()),
+            );
         };
         let ended = tokio::select! {
             served = async { serve.await } => served.map_err(anyhow::Error::from),

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafka::{Cluster, OutRecord, Producer, ensure_topic, fetch_cluster_id};
+use kafka::{Cluster, OutRecord, Producer, await_cluster_id, ensure_topic};
 use parking_lot::RwLock;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
@@ -175,7 +175,16 @@ impl Follower {
         shutdown: &CancellationToken,
     ) -> anyhow::Result<()> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        while let Err(error) = self.prepare(cluster_id).await {
+        let Some(id) = await_cluster_id(&self.cluster, condition, shutdown).await else {
+            return Ok(());
+        };
+        *cluster_id.write() = Some(id);
+        loop {
+            let made = tokio::select! {
+                made = self.make_topic() => made,
+                () = shutdown.cancelled() => return Ok(()),
+            };
+            let Err(error) = made else { break };
             condition.fail(format!("{error:#}"));
             tokio::select! {
                 () = tokio::time::sleep(backoff.wait()) => {}
@@ -212,16 +221,9 @@ impl Follower {
         }
     }
 
-    async fn prepare(&self, cluster_id: &RwLock<Option<String>>) -> anyhow::Result<()> {
-        let id = fetch_cluster_id(&self.cluster).await?;
-        ensure_topic(
-            &self.cluster,
-            &self.topic,
-            1,
-            &[("cleanup.policy", "compact")],
-        )
-        .await?;
-        *cluster_id.write() = Some(id);
+    async fn make_topic(&self) -> anyhow::Result<()> {
+        let compacted = [("cleanup.policy", "compact")];
+        ensure_topic(&self.cluster, &self.topic, 1, &compacted).await?;
         Ok(())
     }
 

@@ -11,7 +11,11 @@ pub(crate) struct Choice {
     pub(crate) server_type: CertificateType,
 }
 
-/// The first suite of the client's that is possible; those with CBC after all others.
+/// The first suite of the client's that is possible: one with a pre-shared key if there is any, one with CBC only where
+/// there is no other.
+///
+/// A pre-shared key comes first whatever the client's order, because libraries list suites with a key only where they
+/// have been given one, and suites with a certificate always: who has a key mostly has nothing else.
 pub(crate) fn choose(
     config: &ServerConfig,
     hello: &ClientHello<'_>,
@@ -50,9 +54,10 @@ pub(crate) fn choose(
             .filter_map(CipherSuite::from_id)
             .filter(possible)
     };
-    let suite = suites()
-        .find(|suite| suite.bulk() != Bulk::Cbc)
-        .or_else(|| suites().next())?;
+    let suite = suites().min_by_key(|suite| {
+        // Of those that are equal the first is taken.
+        (!suite.key_exchange().has_psk(), suite.bulk() == Bulk::Cbc)
+    })?;
     Some(Choice {
         suite,
         client_type: client_type.unwrap_or(CertificateType::X509),

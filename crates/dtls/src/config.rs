@@ -11,7 +11,7 @@ pub struct ServerConfig {
     pub suites: Vec<CipherSuite>,
     /// The server's key pair: without one there are only the suites with a pre-shared key. Default none.
     pub own_key: Option<OwnKey>,
-    /// Sessions at one time, handshakes included; a client beyond is refused. Default 100,000.
+    /// Sessions at one time; a client beyond is refused at the end of its handshake, unless it had one. Default 100,000.
     pub max_sessions: usize,
     /// Handshakes at one time, each of 70 KiB at most, 3 KiB mostly; a client beyond has to try again. Default 1,024.
     pub max_handshakes: usize,

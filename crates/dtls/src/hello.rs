@@ -7,6 +7,7 @@ use crate::wire::{Reader, put_u16, put_vec8, put_vec16};
 /// Extension numbers (IANA).
 mod extension {
     pub(super) const SERVER_NAME: u16 = 0;
+    pub(super) const MAX_FRAGMENT_LENGTH: u16 = 1;
     pub(super) const SUPPORTED_GROUPS: u16 = 10;
     pub(super) const EC_POINT_FORMATS: u16 = 11;
     pub(super) const SIGNATURE_ALGORITHMS: u16 = 13;
@@ -67,6 +68,8 @@ pub(crate) struct ClientExtensions {
     pub(crate) encrypt_then_mac: bool,
     pub(crate) extended_master_secret: bool,
     pub(crate) secure_renegotiation: bool,
+    /// The most bytes of a record that the client has room for (RFC 6066 section 4).
+    pub(crate) max_fragment: Option<usize>,
 }
 
 impl<'a> ClientHello<'a> {
@@ -124,6 +127,13 @@ impl<'a> ClientHello<'a> {
                     found.p256 = Some(has_u16(groups, P256));
                 }
                 extension::EC_POINT_FORMATS => found.point_formats = true,
+                extension::MAX_FRAGMENT_LENGTH => {
+                    // 2^9 to 2^12.
+                    let code @ 1..=4 = body.u8()? else {
+                        return Err(Alert::ILLEGAL_PARAMETER);
+                    };
+                    found.max_fragment = Some(256 << code);
+                }
                 extension::SIGNATURE_ALGORITHMS => {
                     let algorithms = body.vec16()?;
                     found.ecdsa_sha256 = Some(has_u16(algorithms, ECDSA_SHA256));

@@ -248,3 +248,78 @@ fn one_source_has_its_own_share_of_handshakes_only() {
         assert_eq!(world.server.handshakes(), 3);
     }
 }
+
+/// A record of somebody who knows where a device is, and has no keys.
+fn nobodys_record(kind: u8, epoch: u8, sequence: u8, len: u8) -> Vec<u8> {
+    let mut record = vec![kind, 0xfe, 0xfd, 0, epoch, 0, 0, 0, 0, 0, sequence, 0, len];
+    record.extend((0..len).map(|n| n ^ 0x5a));
+    record
+}
+
+#[test]
+fn what_does_not_open_ends_no_handshake() {
+    for certificates in [false, true] {
+        let (mut world, config) = if certificates {
+            certificate_world()
+        } else {
+            (World::with_psk(ServerConfig::default()), psk("id", KEY))
+        };
+        let device = world.client(1, config);
+        world.clients.get_mut(&device).unwrap().connect(world.now);
+        // Before there are keys, and after each step: a Finished, an alert and data, as long as honest ones or not.
+        let mut forged = 0;
+        for _ in 0..40 {
+            world.run(Duration::from_millis(20));
+            for (kind, len) in [(22, 40), (22, 3), (21, 26), (23, 60)] {
+                let record = nobodys_record(kind, 1, forged, len);
+                world.server.handle_datagram(world.now, device, &record);
+                forged += 1;
+            }
+        }
+        assert!(
+            world.clients[&device].is_connected(),
+            "{:?} {:?}",
+            world.refusals(),
+            world.closings()
+        );
+        assert_eq!(world.refusals(), []);
+        assert!(world.server.stats().forged > 50);
+        world.say(device, b"hello");
+        assert_eq!(world.heard(), ["hello"]);
+        // Nor is it judged later by what came while it was on its way.
+        world.run(Duration::from_secs(60));
+        assert_eq!((world.server.sessions(), world.server.handshakes()), (1, 0));
+        assert_eq!(world.refusals(), []);
+    }
+}
+
+/// Between the key exchange and the Finished, which is lost: the device repeats it.
+#[test]
+fn a_forged_finished_and_a_forged_alert_before_the_true_finished() {
+    let mut world = World::with_psk(ServerConfig::default());
+    let device = world.client(1, psk("id", KEY));
+    let now = world.now;
+    let client = world.clients.get_mut(&device).unwrap();
+    client.connect(now);
+    for _ in 0..2 {
+        let hello = client.poll_transmit().unwrap();
+        world.server.handle_datagram(now, device, &hello);
+        while let Some(answer) = world.server.poll_transmit() {
+            client.handle_datagram(now, &answer.payload);
+        }
+    }
+    // Of its last flight only the first record arrives: the key exchange.
+    let flight = client.poll_transmit().unwrap();
+    let first = 13 + usize::from(u16::from_be_bytes([flight[11], flight[12]]));
+    world.server.handle_datagram(now, device, &flight[..first]);
+    let mut fatal = nobodys_record(21, 0, 9, 2);
+    fatal[13..].copy_from_slice(&[2, 40]);
+    for record in [nobodys_record(22, 1, 0, 40), fatal] {
+        world.server.handle_datagram(now, device, &record);
+    }
+    assert_eq!(world.server.stats().forged, 2);
+    assert_eq!(world.server.handshakes(), 1);
+    world.run(Duration::from_secs(9));
+    assert!(world.clients[&device].is_connected());
+    assert_eq!(world.refusals(), []);
+}

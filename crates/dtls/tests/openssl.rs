@@ -15,8 +15,8 @@ use dtls::{
     Client, ClientAuth, ClientConfig, ClientEvent, Event, Server, ServerConfig, ServerTrust,
 };
 use openssl::ssl::{
-    ErrorCode, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslSessionCacheMode,
-    SslStream, SslVerifyMode, SslVersion,
+    ErrorCode, HandshakeError, Ssl, SslContext, SslContextBuilder, SslMethod, SslOptions,
+    SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 use pair::{Authorities, KEY, address, certificate, ec_key, own, psk};
 
@@ -104,13 +104,16 @@ fn to_server(server: &mut Server, now: Instant, datagram: &[u8]) -> Vec<Vec<u8>>
 
 /// OpenSSL's client against our server; then data both ways.
 fn client_of_openssl(
-    context: SslContextBuilder,
+    mut context: SslContextBuilder,
     config: ServerConfig,
     known: &Authorities,
 ) -> &'static str {
+    // As on a socket: a line of which nothing is known gets hellos in pieces of 256 bytes.
+    context.set_options(SslOptions::NO_QUERY_MTU);
     let (now, line) = (Instant::now(), Line::default());
     let mut server = Server::new(config, Arc::new(known.clone()), [1; 32]).unwrap();
-    let ssl = Ssl::new(&context.build()).unwrap();
+    let mut ssl = Ssl::new(&context.build()).unwrap();
+    ssl.set_mtu(1_400).unwrap();
     let mut stream = SslStream::new(ssl, line.clone()).unwrap();
     set_connect(&mut stream);
     let shaken = shake(&mut stream, &line, |datagram| {
@@ -156,17 +159,45 @@ fn clients_of_openssl_with_a_key() {
         .insert(b"id".to_vec(), KEY.to_vec());
     for suites in PSK_SUITES {
         let mut context = context(suites);
-        context.set_psk_client_callback(|_, _, identity, key| {
-            identity[..3].copy_from_slice(b"id\0");
-            key[..KEY.len()].copy_from_slice(KEY);
-            Ok(KEY.len())
-        });
+        with_key(&mut context);
         let suite = client_of_openssl(context, ServerConfig::default(), &known);
         // Where there is another, it is not CBC.
         assert_eq!(
             suite.contains("CBC"),
             suites.contains("CBC") && !suites.contains(':')
         );
+    }
+}
+
+fn with_key(context: &mut SslContextBuilder) {
+    context.set_psk_client_callback(|_, _, identity, key| {
+        identity[..3].copy_from_slice(b"id\0");
+        key[..KEY.len()].copy_from_slice(KEY);
+        Ok(KEY.len())
+    });
+}
+
+/// As a program does that leaves the suites to its library: those with certificates, of which it has none, come first.
+#[test]
+fn a_client_of_openssl_with_a_key_that_offers_all_suites() {
+    let server_key = ec_key();
+    let of_server = certificate("server", &server_key, (-1, 10), None);
+    let known = Authorities::default();
+    known
+        .0
+        .lock()
+        .unwrap()
+        .psks
+        .insert(b"id".to_vec(), KEY.to_vec());
+    for suites in ["DEFAULT", "ALL", "ECDHE-ECDSA-AES128-CCM8:PSK-AES128-CCM8"] {
+        let mut context = context(suites);
+        with_key(&mut context);
+        let config = ServerConfig {
+            own_key: Some(own(&server_key, &[&of_server])),
+            ..ServerConfig::default()
+        };
+        let suite = client_of_openssl(context, config, &known);
+        assert!(suite.contains("PSK"), "{suites}: {suite}");
     }
 }
 

@@ -98,10 +98,13 @@ fn every_suite_does() {
 #[test]
 fn a_wrong_key_and_an_unknown_identity_look_the_same_from_outside() {
     let mut world = World::with_psk(ServerConfig::default());
-    let wrong = world.client(1, psk("id", b"another key"));
-    world.connect(wrong);
-    let unknown = world.client(2, psk("nobody", KEY));
-    world.connect(unknown);
+    for (n, config) in [(1, psk("id", b"another key")), (2, psk("nobody", KEY))] {
+        let device = world.client(n, config);
+        world.connect(device);
+        // Not at once: what does not open may be anybody's.
+        assert!(world.server.handshakes() == 1 && world.server.stats().forged > 0);
+        world.run(Duration::from_secs(10));
+    }
     assert_eq!(
         world.refusals(),
         [Refusal::WrongKey, Refusal::UnknownIdentity]
@@ -112,17 +115,19 @@ fn a_wrong_key_and_an_unknown_identity_look_the_same_from_outside() {
         world.closings()
     );
     assert_eq!(world.closings().len(), 2);
-    let sizes = |n| -> Vec<usize> {
+    let sizes = |n| -> Vec<(bool, usize)> {
         world
             .wire
             .iter()
             .filter(|(_, peer, _)| *peer == address(n))
-            .map(|(_, _, d)| d.len())
+            .map(|(to_server, _, d)| (*to_server, d.len()))
             .collect()
     };
-    let longer_identity = "nobody".len() - "id".len();
+    // Its key exchange says who it is, and is repeated while there is no answer.
     let mut expected = sizes(1);
-    expected[4] += longer_identity;
+    for (to_server, len) in &mut expected[4..] {
+        *len += usize::from(*to_server) * ("nobody".len() - "id".len());
+    }
     assert_eq!(sizes(2), expected);
     assert_eq!(world.server.stats().refused_key, 2);
     assert_eq!((world.server.sessions(), world.server.handshakes()), (0, 0));
@@ -344,7 +349,18 @@ fn a_session_is_resumed_while_its_credential_stands() {
     // One whose credential is gone gets neither.
     world.forget_psk("id");
     world.connect(device);
+    world.run(Duration::from_secs(10));
     assert_eq!(world.refusals(), [Refusal::UnknownIdentity]);
+}
+
+#[test]
+fn a_client_with_a_wrong_key_that_begins_again_is_counted_each_time() {
+    let mut world = World::with_psk(ServerConfig::default());
+    let device = world.client(1, psk("id", b"another key"));
+    for n in 0..3 {
+        world.connect(device);
+        assert_eq!(world.refusals(), vec![Refusal::WrongKey; n]);
+    }
 }
 
 fn close_notify(world: &World) -> Alert {
@@ -433,6 +449,31 @@ fn the_maximum_of_sessions_refuses_the_next_and_keeps_the_others() {
     world.run(Duration::from_secs(1));
     world.connect(address(4));
     assert!(world.clients[&address(4)].is_connected());
+}
+
+/// A reboot or another port of a NAT: the old session is never closed, and the device is somebody who has one.
+#[test]
+fn who_has_a_session_may_replace_it_from_elsewhere_when_there_is_no_room() {
+    let config = ServerConfig {
+        max_sessions: 2,
+        ..ServerConfig::default()
+    };
+    let mut world = World::new(config);
+    for n in 0..3 {
+        world.learn_psk(&n.to_string(), KEY);
+    }
+    for n in 0..2 {
+        let device = world.client(n, psk(&n.to_string(), KEY));
+        world.connect(device);
+    }
+    let moved = world.client(11, psk("1", KEY));
+    world.connect(moved);
+    assert!(world.say(moved, b"here"));
+    let stranger = world.client(12, psk("2", KEY));
+    world.connect(stranger);
+    assert_eq!(world.refusals(), [Refusal::Full]);
+    assert_eq!((world.server.sessions(), world.server.handshakes()), (2, 0));
+    assert_eq!(world.heard(), ["here"]);
 }
 
 #[test]

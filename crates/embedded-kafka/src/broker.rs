@@ -15,6 +15,7 @@ use crate::{
     clock::now_ms,
     config::{BrokerConfig, FlushPolicy},
     error::StartError,
+    groups::OFFSETS_FLUSHED,
     metrics,
     server::{self, Door},
     shared::Shared,
@@ -120,6 +121,11 @@ impl Broker {
         &self.cluster_id
     }
 
+    /// What can't be written to the disk now, and what to do about it; `None` where all is well.
+    pub fn disk_failure(&self) -> Option<String> {
+        self.shared.disk.failing()
+    }
+
     /// Stops taking requests, forces everything to the disk and leaves the logs so that the next start need not check them.
     pub async fn shutdown(self) {
         self.stop.cancel();
@@ -168,7 +174,9 @@ async fn flush(shared: Arc<Shared>) {
     };
     every(interval, shared, |shared| {
         shared.topics.flush();
-        if let Err(error) = shared.groups.offsets().flush() {
+        let flushed = shared.groups.offsets().flush();
+        shared.disk.note(OFFSETS_FLUSHED, &flushed);
+        if let Err(error) = flushed {
             error!(%error, "committed offsets could not be flushed to the disk");
         }
     })

@@ -23,6 +23,7 @@
 mod broker;
 mod clock;
 mod config;
+mod disk;
 mod error;
 mod files;
 pub mod fuzz;

@@ -93,6 +93,9 @@ impl Args {
     }
 }
 
+/// How often the readiness page is told how the disk does.
+const LOOK_AT_DISK: Duration = Duration::from_millis(500);
+
 /// Runs the broker until the service is told to stop.
 ///
 /// # Errors
@@ -104,7 +107,17 @@ pub async fn run(args: Args, context: service::Context) -> anyhow::Result<()> {
         .await
         .context("the Kafka broker could not start")?;
     context.health.set_ready();
-    context.shutdown.cancelled().await;
+    let disk = context.health.condition("disk");
+    loop {
+        match broker.disk_failure() {
+            Some(reason) => disk.fail(reason),
+            None => disk.ok(),
+        }
+        tokio::select! {
+            () = context.shutdown.cancelled() => break,
+            () = tokio::time::sleep(LOOK_AT_DISK) => {}
+        }
+    }
     broker.shutdown().await;
     Ok(())
 }

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    config::BrokerConfig, error::StartError, files::write_atomically, groups::Coordinator,
-    topics::Topics,
+    config::BrokerConfig, disk::Disk, error::StartError, files::write_atomically,
+    groups::Coordinator, topics::Topics,
 };
 
 const CLUSTER_FILE: &str = "cluster.json";
@@ -32,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) groups: Coordinator,
     pub(crate) producer_ids: ProducerIds,
     pub(crate) stop: CancellationToken,
+    pub(crate) disk: Arc<Disk>,
 }
 
 /// The two ends of a connection.
@@ -56,9 +57,10 @@ impl Shared {
         };
         let cluster_id = cluster_id(&dir.join(CLUSTER_FILE), config.cluster_id.as_deref())?;
         let config = Arc::new(config);
-        let topics = Topics::open(config.clone())?;
-        let groups =
-            Coordinator::open(&dir, config.groups.clone(), stop.clone()).map_err(data(&dir))?;
+        let disk = Arc::new(Disk::default());
+        let topics = Topics::open(config.clone(), disk.clone())?;
+        let groups = Coordinator::open(&dir, config.groups.clone(), stop.clone(), disk.clone())
+            .map_err(data(&dir))?;
         let producer_ids_file = dir.join(PRODUCER_IDS_FILE);
         let producer_ids =
             ProducerIds::open(producer_ids_file.clone()).map_err(data(&producer_ids_file))?;
@@ -69,6 +71,7 @@ impl Shared {
             groups,
             producer_ids,
             stop,
+            disk,
         })
     }
 }

@@ -1,25 +1,31 @@
 //! One round of questions to the cluster, as metric families.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use kafka::Cluster;
+use kafka::{Cluster, HeardEnds};
 use prometheus::core::Collector as _;
 use prometheus::proto::MetricFamily;
-use prometheus::{IntGaugeVec, Opts};
+use prometheus::{GaugeVec, IntGaugeVec, Opts};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
+
+use crate::mirrors::Mirrors;
 
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// The most groups that are followed: each has a client of its own, whose group is what offsets are asked by.
 const MOST_GROUPS: usize = 100;
 
-/// Clients that are kept between rounds.
+/// Clients that are kept between rounds, and what was heard.
 pub(crate) struct Collector {
     cluster: Cluster,
     client: BaseConsumer,
     groups: HashMap<String, BaseConsumer>,
+    heard: HashMap<(String, i32), HeardEnds>,
+    mirrors: Mirrors,
 }
 
 /// Partitions and where they end and begin.
@@ -31,18 +37,36 @@ impl Collector {
             cluster: cluster.clone(),
             client: client(cluster, "zeelos-exporter")?,
             groups: HashMap::new(),
+            heard: HashMap::new(),
+            mirrors: Mirrors::new(cluster),
         })
+    }
+
+    /// The same with new clients: what was heard stays.
+    pub(crate) fn renewed(self) -> anyhow::Result<Self> {
+        let heard = self.heard;
+        let renewed = Self::new(&self.cluster)?;
+        Ok(Self { heard, ..renewed })
     }
 
     /// Asks everything once; blocks.
     pub(crate) fn collect(&mut self) -> anyhow::Result<Vec<MetricFamily>> {
         let gauges = Gauges::new()?;
         let bounds = self.topics(&gauges)?;
+        self.hear(&bounds);
         self.consumer_groups(&gauges, &bounds)?;
-        Ok(gauges
-            .all()
-            .iter()
-            .flat_map(|gauge| gauge.collect())
+        let topics: BTreeSet<&str> = bounds.keys().map(|(topic, _)| topic.as_str()).collect();
+        self.mirrors
+            .collect(&topics, &gauges.mirror_lag, &gauges.mirror_lag_seconds);
+        let counts = gauges
+            .counts()
+            .into_iter()
+            .flat_map(|gauge| gauge.collect());
+        let times = gauges.times().into_iter().flat_map(|gauge| gauge.collect());
+        Ok(counts
+            .chain(times)
+            // One without a value, as groups' are where there is no group, can't be written.
+            .filter(|family| !family.get_metric().is_empty())
             .collect())
     }
 
@@ -101,16 +125,41 @@ impl Collector {
                 if partition.leader() < 0 {
                     continue;
                 }
-                let (low, high) = self
+                let asked = self
                     .client
-                    .fetch_watermarks(name, partition.id(), CALL_LIMIT)
-                    .with_context(|| format!("no offsets of {name}/{id}"))?;
+                    .fetch_watermarks(name, partition.id(), CALL_LIMIT);
+                let (low, high) = match asked {
+                    Ok(bounds) => bounds,
+                    // A topic may be deleted, or its leader change, while we ask; the others have offsets all the same.
+                    Err(error) if is_of_the_partition(&error) => {
+                        tracing::debug!(topic = name, partition = id, %error, "no offsets now");
+                        continue;
+                    }
+                    Err(error) => {
+                        return Err(error).with_context(|| format!("no offsets of {name}/{id}"));
+                    }
+                };
                 gauges.oldest.with_label_values(&labels).set(low);
                 gauges.current.with_label_values(&labels).set(high);
                 bounds.insert((name.to_owned(), partition.id()), (low, high));
             }
         }
         Ok(bounds)
+    }
+
+    fn hear(&mut self, bounds: &Bounds) {
+        let now = Instant::now();
+        self.heard.retain(|place, _| bounds.contains_key(place));
+        for (place, (_, end)) in bounds {
+            let heard = self.heard.entry(place.clone()).or_default();
+            heard.ends_at(*end, now);
+        }
+    }
+
+    /// For how long records at and after this offset have been waiting; at least, as the end may have been there before us.
+    fn waits_for(&self, place: &(String, i32), offset: i64) -> Duration {
+        let since = self.heard.get(place).and_then(|h| h.waits_since(offset));
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     fn consumer_groups(&mut self, gauges: &Gauges, bounds: &Bounds) -> anyhow::Result<()> {
@@ -152,13 +201,14 @@ impl Collector {
             asked.add_partition(topic, *partition);
         }
         let committed = client.committed_offsets(asked, CALL_LIMIT)?;
-        let mut sums: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+        let mut sums: BTreeMap<String, (i64, i64, Duration)> = BTreeMap::new();
         for element in committed.elements() {
             let (topic, partition) = (element.topic(), element.partition());
             let Offset::Offset(offset) = element.offset() else {
                 continue;
             };
-            let Some((_, end)) = bounds.get(&(topic.to_owned(), partition)) else {
+            let place = (topic.to_owned(), partition);
+            let Some((_, end)) = bounds.get(&place) else {
                 continue;
             };
             // A commit may be younger than the end that was asked for before it.
@@ -172,23 +222,50 @@ impl Collector {
             let sum = sums.entry(topic.to_owned()).or_default();
             sum.0 += offset;
             sum.1 += lag;
+            sum.2 = sum.2.max(self.waits_for(&place, offset));
         }
-        for (topic, (offset, lag)) in sums {
+        for (topic, (offset, lag, waits)) in sums {
             gauges
                 .group_offset_sum
                 .with_label_values(&[group, &topic])
                 .set(offset);
             gauges.lag_sum.with_label_values(&[group, &topic]).set(lag);
+            gauges
+                .lag_seconds
+                .with_label_values(&[group, &topic])
+                .set(waits.as_secs_f64());
         }
         Ok(())
     }
 }
 
-fn client(cluster: &Cluster, group: &str) -> anyhow::Result<BaseConsumer> {
+/// Whether a question failed for what became of one partition.
+fn is_of_the_partition(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{
+        LeaderNotAvailable, NotLeaderForPartition, UnknownPartition, UnknownTopic,
+        UnknownTopicOrPartition,
+    };
+    let code = error.rdkafka_error_code();
+    code.is_some_and(|code| {
+        matches!(
+            code,
+            LeaderNotAvailable
+                | NotLeaderForPartition
+                | UnknownPartition
+                | UnknownTopic
+                | UnknownTopicOrPartition
+        )
+    })
+}
+
+pub(crate) fn client(cluster: &Cluster, group: &str) -> anyhow::Result<BaseConsumer> {
     let client = cluster
         .client_config()
         .set("group.id", group)
         .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", "read_committed")
+        .set("allow.auto.create.topics", "false")
         .create()?;
     Ok(client)
 }
@@ -213,6 +290,9 @@ struct Gauges {
     group_offset_sum: IntGaugeVec,
     lag: IntGaugeVec,
     lag_sum: IntGaugeVec,
+    lag_seconds: GaugeVec,
+    mirror_lag: IntGaugeVec,
+    mirror_lag_seconds: GaugeVec,
 }
 
 impl Gauges {
@@ -220,6 +300,7 @@ impl Gauges {
         let partition = ["topic", "partition"];
         let group = ["consumergroup", "topic", "partition"];
         let sum = ["consumergroup", "topic"];
+        let flow = ["flow", "topic"];
         let gauge = |name: &str, help: &str, labels: &[&str]| {
             IntGaugeVec::new(Opts::new(name, help), labels)
         };
@@ -290,10 +371,33 @@ impl Gauges {
                 "Records of a topic after the offsets a group has committed",
                 &sum,
             )?,
+            lag_seconds: GaugeVec::new(
+                Opts::new(
+                    "kafka_consumergroup_lag_seconds",
+                    "For how long the oldest record of a topic after the offsets a group has committed has been waiting",
+                ),
+                &sum,
+            )?,
+            mirror_lag: gauge(
+                "zeelos_mirror_target_lag_records",
+                "Records of a source's topic that a mirror had still to carry here, by its own offsets",
+                &flow,
+            )?,
+            mirror_lag_seconds: GaugeVec::new(
+                Opts::new(
+                    "zeelos_mirror_target_lag_seconds",
+                    "The age of the oldest record that a mirror had still to carry here, by its own offsets",
+                ),
+                &flow,
+            )?,
         })
     }
 
-    fn all(&self) -> [&IntGaugeVec; 14] {
+    fn times(&self) -> [&GaugeVec; 2] {
+        [&self.lag_seconds, &self.mirror_lag_seconds]
+    }
+
+    fn counts(&self) -> [&IntGaugeVec; 15] {
         [
             &self.brokers,
             &self.broker_info,
@@ -309,6 +413,7 @@ impl Gauges {
             &self.group_offset_sum,
             &self.lag,
             &self.lag_sum,
+            &self.mirror_lag,
         ]
     }
 }

@@ -12,10 +12,18 @@
 //! | `kafka_consumergroup_current_offset`, `kafka_consumergroup_lag` | consumergroup, topic, partition |
 //! | `kafka_consumergroup_current_offset_sum`, `kafka_consumergroup_lag_sum` | consumergroup, topic |
 //!
+//! Beyond those of kafka_exporter:
+//!
+//! | metric | labels |
+//! |---|---|
+//! | `kafka_consumergroup_lag_seconds`: for how long the oldest waiting record has been there, since the exporter's start at most | consumergroup, topic |
+//! | `zeelos_mirror_target_lag_records`, `zeelos_mirror_target_lag_seconds`: what an exactly-once mirror had still to carry to this cluster when it last wrote its offsets here, and how old that is | flow, topic |
+//!
 //! The cluster is asked every `--interval-s`; a scrape is answered from the last answers, and with 503 once they are three
 //! intervals old, so that an outage shows as one and not as values that stand still.
 
 mod collect;
+mod mirrors;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -140,28 +148,31 @@ async fn ask(cluster: Cluster, interval: Duration, shown: &Shown, context: &Cont
     let condition = context.health.condition("kafka");
     condition.fail("the cluster was not asked yet");
     context.health.set_ready();
-    let mut collector: Option<(u64, Collector)> = None;
+    let mut kept: Option<(Option<u64>, Collector)> = None;
     while !context.shutdown.is_cancelled() {
         let generation = cluster.generation();
-        // Made anew with renewed certificates, and after an error.
-        let kept = collector.take().filter(|(made, _)| *made == generation);
-        let (settings, work) = (cluster.clone(), kept.map(|(_, collector)| collector));
-        let collected = tokio::task::spawn_blocking(move || {
-            let mut collector = match work {
-                Some(collector) => collector,
+        // With new clients once certificates are renewed, and after an error.
+        let (settings, before) = (cluster.clone(), kept.take());
+        let round = tokio::task::spawn_blocking(move || {
+            let mut collector = match before {
+                Some((made, collector)) if made == Some(generation) => collector,
+                Some((_, collector)) => collector.renewed()?,
                 None => Collector::new(&settings)?,
             };
-            let families = collector.collect()?;
-            let text = TextEncoder::new().encode_to_string(&families)?;
-            anyhow::Ok((collector, text))
+            let collected = collector.collect();
+            anyhow::Ok((collector, collected))
         });
-        let outcome = match collected.await {
+        let outcome = match round.await {
             Ok(outcome) => outcome,
             Err(broken) => Err(broken.into()),
         };
-        match outcome {
-            Ok((kept, text)) => {
-                collector = Some((generation, kept));
+        let text = outcome.and_then(|(collector, collected)| {
+            let made = collected.is_ok().then_some(generation);
+            kept = Some((made, collector));
+            Ok(TextEncoder::new().encode_to_string(&collected?)?)
+        });
+        match text {
+            Ok(text) => {
                 *shown.text.write().await = Some((Instant::now(), text));
                 condition.ok();
             }

@@ -2,9 +2,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::IntGaugeVec;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _, Timestamp};
 use service::{Backoff, CancellationToken, Condition};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -22,6 +21,8 @@ pub struct Record {
     pub offset: i64,
     /// The timestamp in Unix milliseconds, where it has one.
     pub timestamp_ms: Option<i64>,
+    /// Whether that is the broker's, of when it was appended, and not the writer's.
+    pub appended: bool,
     /// The key's bytes.
     pub key: Option<Vec<u8>>,
     /// The value's bytes; `None` is a tombstone.
@@ -90,9 +91,6 @@ pub struct ConsumeSettings {
     pub retry_longest: Duration,
     /// More librdkafka settings, for this consumer only.
     pub properties: Vec<(String, String)>,
-    /// A gauge with the one label `topic`: how many records of the partitions held here are not processed yet,
-    /// brought up to date every 5 s (every 10 s while fetching is paused). Default: none.
-    pub lag: Option<IntGaugeVec>,
 }
 
 impl ConsumeSettings {
@@ -109,7 +107,6 @@ impl ConsumeSettings {
             retry_first: Duration::from_millis(500),
             retry_longest: Duration::from_secs(30),
             properties: Vec::new(),
-            lag: None,
         }
     }
 }
@@ -490,6 +487,7 @@ impl Unpacker {
             partition: message.partition(),
             offset: message.offset(),
             timestamp_ms: message.timestamp().to_millis(),
+            appended: matches!(message.timestamp(), Timestamp::LogAppendTime(_)),
             key: message.key().map(<[u8]>::to_vec),
             value: message.payload().map(<[u8]>::to_vec),
             headers,

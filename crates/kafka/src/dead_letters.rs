@@ -1,4 +1,4 @@
-use crate::{OutRecord, ProduceError, Producer, Record};
+use crate::{NO_TIMESTAMP, OutRecord, ProduceError, Producer, Record};
 
 /// Puts records that can't be processed on `<topic>.dlq`, as they came, with the reason and where they were in headers.
 #[derive(Clone)]
@@ -26,9 +26,9 @@ impl DeadLetters {
     /// Puts a record aside and waits for the acknowledgement. `reason` is a short fixed word (it is a metric's
     /// label), `message` tells a person what was wrong (its first 1,000 characters are kept).
     ///
-    /// Where Kafka does not take even the dead letter (too large with its headers, a timestamp out of bounds), one
-    /// without the value keeps its place, or one with nothing but the headers named here: they say where the record
-    /// still is.
+    /// Where Kafka does not take even the dead letter (too large with its headers), one without the value keeps its
+    /// place, or one with nothing but the headers named here: they say where the record still is. Where Kafka does not
+    /// take its time (out of the topic's bounds, or by a clock that differs), it is put there without one.
     ///
     /// # Errors
     /// When Kafka refuses it: the record must then not be committed.
@@ -82,7 +82,19 @@ impl DeadLetters {
     }
 
     async fn acknowledged(&self, record: OutRecord<'_>) -> Result<(), ProduceError> {
-        self.producer.send(record).await?.await?;
+        let sent = self.producer.send(record.clone()).await?.await;
+        match sent {
+            Err(error) if error.is_about_the_timestamp() => {
+                let untimed = OutRecord {
+                    timestamp_ms: Some(NO_TIMESTAMP),
+                    ..record
+                };
+                self.producer.send(untimed).await?.await?;
+            }
+            sent => {
+                sent?;
+            }
+        }
         Ok(())
     }
 }

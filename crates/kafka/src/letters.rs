@@ -1,7 +1,6 @@
 //! Dead letters as an operator sees them, and their way back.
 
 use std::collections::HashSet;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
 
@@ -168,7 +167,11 @@ pub async fn retry_letters(cluster: &Cluster, letters: &[Letter]) -> anyhow::Res
             headers: &headers,
             ..OutRecord::default()
         };
-        let mark = format!("{{\"to\":{:?},\"at_ms\":{}}}", letter.topic, now_ms());
+        let mark = format!(
+            "{{\"to\":{:?},\"at_ms\":{}}}",
+            letter.topic,
+            service::now_ms()
+        );
         let mark = OutRecord {
             topic: RETRIED_TOPIC,
             key: Some(place.as_bytes()),
@@ -197,7 +200,7 @@ impl Sender {
         };
         match TransactionalProducer::open(cluster, TRANSACTIONAL_ID, &settings).await {
             Ok(producer) => Ok(Self::Transactions(Box::new(producer))),
-            Err(TransactionError::Unsupported(_)) => {
+            Err(TransactionError::Unsupported(_) | TransactionError::Forbidden(_)) => {
                 Ok(Self::Plain(Box::new(Producer::new(cluster, &settings)?)))
             }
             Err(error) => Err(error.into()),
@@ -216,9 +219,4 @@ impl Sender {
         }
         Ok(())
     }
-}
-
-fn now_ms() -> u128 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_millis()
 }

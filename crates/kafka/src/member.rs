@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use prometheus::IntGaugeVec;
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, Rebalance, StreamConsumer,
 };
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::statistics::{Partition, Statistics};
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::{Cluster, ConsumeSettings, Record, SettingsError};
@@ -19,7 +17,6 @@ use crate::{Cluster, ConsumeSettings, Record, SettingsError};
 /// How long leaving the group may take; it is only a courtesy to the other members.
 const LEAVE_LIMIT: Duration = Duration::from_secs(10);
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
-const LAG_EVERY_MS: &str = "5000";
 
 const USUAL: [(&str, &str); 11] = [
     ("auto.offset.reset", "earliest"),
@@ -66,16 +63,12 @@ impl Member {
                 config.set(key, value);
             }
         }
-        if settings.lag.is_some() {
-            config.set("statistics.interval.ms", LAG_EVERY_MS);
-        }
         for (key, value) in &settings.properties {
             config.set(key, value);
         }
         let held = Arc::new(Held::default());
         let context = Assignment {
             held: Arc::clone(&held),
-            lag: settings.lag.clone(),
         };
         let consumer: StreamConsumer<Assignment> = config.create_with_context(context)?;
         let topics: Vec<&str> = settings.topics.iter().map(String::as_str).collect();
@@ -200,40 +193,15 @@ struct Held {
     partitions: Mutex<HashMap<String, HashMap<i32, u64>>>,
 }
 
-/// What librdkafka tells of rebalances and statistics, on the thread that polls.
+/// What librdkafka tells of rebalances, on the thread that polls.
 pub(crate) struct Assignment {
     held: Arc<Held>,
-    lag: Option<IntGaugeVec>,
 }
 
 impl ClientContext for Assignment {
-    fn stats(&self, statistics: Statistics) {
-        let Some(lag) = &self.lag else { return };
-        let held = self.held.partitions.lock();
-        for (topic, partitions) in held.iter() {
-            let Some(told) = statistics.topics.get(topic) else {
-                continue;
-            };
-            let known = partitions
-                .keys()
-                .filter_map(|id| told.partitions.get(id).and_then(lag_of));
-            lag.with_label_values(&[topic]).set(known.sum());
-        }
-    }
-
     fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
         // The same comes to the loop as a result of reading, which says it once.
         tracing::debug!(%error, reason, "Kafka client");
-    }
-}
-
-/// Records after the last one processed; where none was, all there are.
-fn lag_of(partition: &Partition) -> Option<i64> {
-    match partition {
-        p if p.consumer_lag_stored >= 0 => Some(p.consumer_lag_stored),
-        p if p.consumer_lag >= 0 => Some(p.consumer_lag),
-        p if p.hi_offset >= 0 => Some(p.hi_offset - p.lo_offset.max(0)),
-        _ => None,
     }
 }
 
@@ -251,16 +219,7 @@ impl ConsumerContext for Assignment {
             }
             Rebalance::Error(_) => partitions.clear(),
         }
-        let lag = self.lag.as_ref();
-        partitions.retain(|topic, ids| {
-            if ids.is_empty()
-                && let Some(lag) = lag
-            {
-                // Whoever holds it now reports it.
-                let _ = lag.remove_label_values(&[topic]);
-            }
-            !ids.is_empty()
-        });
+        partitions.retain(|_, ids| !ids.is_empty());
         self.held.generation.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -66,6 +66,15 @@ impl ProduceError {
         })
     }
 
+    /// Whether the brokers don't take the record's timestamp. Where that was ours to choose, it is no fault of the record:
+    /// a broker's clock and ours differ, and the same record is taken with [`NO_TIMESTAMP`].
+    ///
+    /// A broker judges a whole batch: the timestamp may be a neighbour's.
+    pub fn is_about_the_timestamp(&self) -> bool {
+        matches!(self, Self::Refused { reason, .. }
+            if reason.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTimestamp))
+    }
+
     /// Whether it is the record that the brokers don't take (its size, its timestamp, no key in a compacted topic),
     /// so that waiting mends nothing. As with [`ProduceError::is_too_large`], a neighbour may be meant.
     pub fn is_about_the_record(&self) -> bool {
@@ -80,6 +89,9 @@ impl ProduceError {
         ))
     }
 }
+
+/// As a record's timestamp: it has none. Brokers judge no record's time that has none, whatever their clock says.
+pub const NO_TIMESTAMP: i64 = -1;
 
 /// How a producer batches.
 #[derive(Clone, Debug)]
@@ -117,7 +129,7 @@ pub struct OutRecord<'a> {
     pub key: Option<&'a [u8]>,
     /// The value's bytes; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
-    /// The record's timestamp in Unix milliseconds; `None`: now.
+    /// The record's timestamp in Unix milliseconds; `None`: now; [`NO_TIMESTAMP`]: none.
     pub timestamp_ms: Option<i64>,
     /// Headers, in order.
     pub headers: &'a [(String, Option<Vec<u8>>)],
@@ -240,21 +252,6 @@ impl Producer {
         tokio::task::spawn_blocking(move || inner.flush(limit))
             .await
             .unwrap_or(Err(KafkaError::Canceled))
-    }
-
-    /// How many partitions the topic has; `None` while it does not exist or no broker answers within 5 s.
-    pub async fn partition_count(&self, topic: &str) -> Option<i32> {
-        let inner = self.current();
-        let topic = topic.to_owned();
-        let found = tokio::task::spawn_blocking(move || {
-            let metadata = inner
-                .client()
-                .fetch_metadata(Some(&topic), Duration::from_secs(5))
-                .ok()?;
-            let partitions = metadata.topics().first()?.partitions().len();
-            i32::try_from(partitions).ok().filter(|count| *count > 0)
-        });
-        found.await.ok().flatten()
     }
 
     /// Records handed over and not yet acknowledged.

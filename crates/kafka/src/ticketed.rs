@@ -1,13 +1,14 @@
 //! Producing from a loop that must not wait: records are handed over with a number, and the numbers come back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::producer::{classify, is_queue_full, lossless};
 use crate::{Cluster, OutRecord, ProduceError, ProducerSettings, SettingsError};
@@ -15,7 +16,7 @@ use crate::{Cluster, OutRecord, ProduceError, ProducerSettings, SettingsError};
 /// As [`Producer`](crate::Producer), but nothing of it waits and nothing is allocated here for a record that Kafka
 /// takes: what became of it is told by [`Deliveries`], under the ticket it was sent with.
 pub struct TicketProducer {
-    inner: ThreadedProducer<Reports>,
+    inner: Arc<ThreadedProducer<Reports>>,
 }
 
 /// Why a record was not handed over.
@@ -62,7 +63,29 @@ impl TicketProducer {
         let reported = Arc::new(Reported::default());
         let context = Reports(Arc::clone(&reported));
         let inner = lossless(cluster, settings).create_with_context(context)?;
+        let inner = Arc::new(inner);
         Ok((Self { inner }, Deliveries { reported }))
+    }
+
+    /// Asks how many partitions a topic has, without waiting for the answer. Where there is none (no such topic, or no
+    /// broker answers within 5 s) the other end hangs up.
+    pub fn ask_partitions(&self, topic: &str) -> oneshot::Receiver<u32> {
+        let (tell, told) = oneshot::channel();
+        let (inner, topic) = (Arc::clone(&self.inner), topic.to_owned());
+        let ask = move || {
+            let metadata = inner
+                .client()
+                .fetch_metadata(Some(&topic), METADATA_LIMIT)
+                .ok()?;
+            let partitions = metadata.topics().first()?.partitions().len();
+            let count = u32::try_from(partitions).ok().filter(|count| *count > 0)?;
+            tell.send(count).ok()
+        };
+        // Without a thread to be had nothing is told.
+        let _ = std::thread::Builder::new()
+            .name("kafka-metadata".to_owned())
+            .spawn(ask);
+        told
     }
 
     /// Hands over a record. Its key and value are copied.
@@ -90,6 +113,8 @@ impl TicketProducer {
         usize::try_from(self.inner.in_flight_count()).unwrap_or(0)
     }
 }
+
+const METADATA_LIMIT: Duration = Duration::from_secs(5);
 
 impl Deliveries {
     /// Waits for deliveries and swaps them into `into`, whose room is used again for later ones. Safe to cancel.

@@ -12,9 +12,15 @@ use crate::{Cluster, OutRecord, ProduceError, ProducerSettings, SettingsError};
 /// Why a transaction can't be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TransactionError {
-    /// The cluster has none, or does not allow them to this client.
+    /// The cluster has none.
     #[error("no transactions here: {0}")]
     Unsupported(KafkaError),
+    /// The cluster does not allow them to this client, as long as its access rules are what they are.
+    #[error(
+        "Kafka does not allow transactions to this service: {0} (give its principal the operations WRITE and DESCRIBE on \
+         its transactional id: zeelos acls shows all rules; the embedded broker has none)"
+    )]
+    Forbidden(KafkaError),
     /// Another producer with the same transactional id has begun: it is the one that counts.
     #[error("another producer with the same transactional id took over: {0}")]
     Fenced(KafkaError),
@@ -114,11 +120,11 @@ fn failed(error: ProduceError) -> TransactionError {
         other => other.rdkafka_error_code(),
     };
     match code {
+        Some(Code::TransactionalIdAuthorizationFailed) => {
+            TransactionError::Forbidden(reason.clone())
+        }
         Some(
-            Code::TransactionalIdAuthorizationFailed
-            | Code::UnsupportedFeature
-            | Code::UnsupportedVersion
-            | Code::UnsupportedForMessageFormat,
+            Code::UnsupportedFeature | Code::UnsupportedVersion | Code::UnsupportedForMessageFormat,
         ) => TransactionError::Unsupported(reason.clone()),
         Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => {
             TransactionError::Fenced(reason.clone())

@@ -94,6 +94,7 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
         condition: context.health.condition("replies"),
     });
     let (engine, inbox) = Engine::channel(Arc::clone(&models));
+    let shown = rest::Shown::default();
     let config = ServerConfig {
         awake_window: Duration::from_secs(args.awake_window_s),
         ..ServerConfig::default()
@@ -118,6 +119,7 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
         doors,
         store,
         inbox,
+        onlooker: Arc::new(shown.clone()),
         producer: ProducerMaker {
             cluster: cluster.clone(),
             settings: producer.clone(),
@@ -177,6 +179,7 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
         credentials: security.credentials,
         server_key: security.server_key,
         engine: engine.clone(),
+        shown,
         queue: args.data_dir.join("rest-queue.db"),
     };
     let serving = rest::serve(interface, context.shutdown.clone());

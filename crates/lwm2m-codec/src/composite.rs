@@ -18,6 +18,14 @@ pub struct Timestamped<T> {
     pub content: T,
 }
 
+/// The last second of the year 9999: nothing has been measured later, and calendars end there.
+const LAST_TIME_S: f64 = 253_402_300_799.0;
+
+/// Whether a time of a record can be one, before or after now as far as calendars go.
+pub(crate) fn is_a_time(time_s: f64) -> bool {
+    time_s.abs() <= LAST_TIME_S
+}
+
 /// Seconds below 2^28 are relative to now (RFC 8428, section 4.5.3).
 pub fn is_relative_time(time_s: f64) -> bool {
     time_s < f64::from(1_u32 << 28)
@@ -41,9 +49,19 @@ pub fn decode_timestamped(
     format: ContentFormat,
     registry: &Registry,
 ) -> Result<Vec<Timestamped<Node>>, DecodeError> {
+    timestamped("/", payload, path, format, registry)
+}
+
+pub(crate) fn timestamped(
+    root: &str,
+    payload: &[u8],
+    path: &ObjectPath,
+    format: ContentFormat,
+    registry: &Registry,
+) -> Result<Vec<Timestamped<Node>>, DecodeError> {
     let has_times = format.is_composite() || is_oma_json(format);
     let entries = if has_times {
-        entries(payload, path, format)?
+        entries(root, payload, path, format)?
     } else {
         vec![]
     };
@@ -89,7 +107,7 @@ pub fn encode_timestamped(
     let mut all = Vec::new();
     for node in nodes {
         check_fit(&node.content, path)?;
-        all.extend(records(&node.content, path, node.time_s)?);
+        all.extend(records("/", &node.content, path, node.time_s)?);
     }
     Ok(if is_oma_json(format) {
         oma_json::write(&all, path)
@@ -110,11 +128,21 @@ pub fn decode_nodes(
     format: ContentFormat,
     registry: &Registry,
 ) -> Result<Vec<Timestamped<BTreeMap<ObjectPath, Node>>>, DecodeError> {
+    nodes("/", payload, paths, format, registry)
+}
+
+pub(crate) fn nodes(
+    root: &str,
+    payload: &[u8],
+    paths: &[ObjectPath],
+    format: ContentFormat,
+    registry: &Registry,
+) -> Result<Vec<Timestamped<BTreeMap<ObjectPath, Node>>>, DecodeError> {
     if !format.is_composite() {
         return Err(DecodeError::NotComposite { format });
     }
     let builder = Builder { registry, format };
-    by_time(senml::entries(payload, &ObjectPath::Root, format)?)
+    by_time(senml::entries(root, payload, &ObjectPath::Root, format)?)
         .into_iter()
         .map(|group| {
             let values = group.content;
@@ -151,6 +179,14 @@ pub fn encode_nodes(
     groups: &[Timestamped<BTreeMap<ObjectPath, Node>>],
     format: ContentFormat,
 ) -> Result<Vec<u8>, EncodeError> {
+    write_nodes("/", groups, format)
+}
+
+pub(crate) fn write_nodes(
+    root: &str,
+    groups: &[Timestamped<BTreeMap<ObjectPath, Node>>],
+    format: ContentFormat,
+) -> Result<Vec<u8>, EncodeError> {
     if !format.is_composite() {
         return Err(EncodeError::NotComposite { format });
     }
@@ -158,7 +194,7 @@ pub fn encode_nodes(
     for group in groups {
         for (path, node) in &group.content {
             check_fit(node, path)?;
-            all.extend(records(node, path, group.time_s)?);
+            all.extend(records(root, node, path, group.time_s)?);
         }
     }
     Ok(senml::write(&all, format))
@@ -166,8 +202,16 @@ pub fn encode_nodes(
 
 /// Writes the paths that a composite read or observe asks for, as records that have only names. SenML only.
 pub fn encode_paths(paths: &[ObjectPath], format: ContentFormat) -> Result<Vec<u8>, EncodeError> {
+    write_paths("/", paths, format)
+}
+
+pub(crate) fn write_paths(
+    root: &str,
+    paths: &[ObjectPath],
+    format: ContentFormat,
+) -> Result<Vec<u8>, EncodeError> {
     if format.is_composite() {
-        Ok(senml::write_paths(paths, format))
+        Ok(senml::write_paths(root, paths, format))
     } else {
         Err(EncodeError::NotComposite { format })
     }
@@ -183,6 +227,7 @@ pub fn decode_paths(payload: &[u8], format: ContentFormat) -> Result<Vec<ObjectP
 }
 
 pub(crate) fn entries(
+    root: &str,
     payload: &[u8],
     path: &ObjectPath,
     format: ContentFormat,
@@ -192,7 +237,7 @@ pub(crate) fn entries(
     }
     match format {
         ContentFormat::SenmlJson | ContentFormat::SenmlCbor => {
-            senml::entries(payload, path, format)
+            senml::entries(root, payload, path, format)
         }
         format if is_oma_json(format) => oma_json::entries(payload, path, format),
         _ => Err(DecodeError::Unsupported { format }),

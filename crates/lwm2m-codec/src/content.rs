@@ -25,6 +25,15 @@ pub fn encode(
     path: &ObjectPath,
     format: ContentFormat,
 ) -> Result<Vec<u8>, EncodeError> {
+    write("/", node, path, format)
+}
+
+pub(crate) fn write(
+    root: &str,
+    node: &Node,
+    path: &ObjectPath,
+    format: ContentFormat,
+) -> Result<Vec<u8>, EncodeError> {
     check_fit(node, path)?;
     match format {
         ContentFormat::Tlv | ContentFormat::OldTlv => tlv::encode(node, path),
@@ -42,10 +51,10 @@ pub fn encode(
         },
         ContentFormat::Cbor => cbor_value::encode(only_value(node, path, format)?, path),
         ContentFormat::SenmlJson | ContentFormat::SenmlCbor => {
-            Ok(senml::write(&records(node, path, None)?, format))
+            Ok(senml::write(&records(root, node, path, None)?, format))
         }
         ContentFormat::Json | ContentFormat::OldJson => {
-            Ok(oma_json::write(&records(node, path, None)?, path))
+            Ok(oma_json::write(&records("/", node, path, None)?, path))
         }
         _ => Err(EncodeError::Unsupported { format }),
     }
@@ -60,6 +69,15 @@ pub fn encode_create(
     object: u16,
     format: ContentFormat,
 ) -> Result<Vec<u8>, EncodeError> {
+    write_new("/", new, object, format)
+}
+
+pub(crate) fn write_new(
+    root: &str,
+    new: &NewInstance,
+    object: u16,
+    format: ContentFormat,
+) -> Result<Vec<u8>, EncodeError> {
     let is_tlv = matches!(format, ContentFormat::Tlv | ContentFormat::OldTlv);
     let path = match new.id {
         Some(_) => ObjectPath::Object(object),
@@ -70,7 +88,7 @@ pub fn encode_create(
         id: new.id.unwrap_or_default(),
         resources: new.resources.clone(),
     };
-    encode(&Node::Instance(instance), &path, format)
+    write(root, &Node::Instance(instance), &path, format)
 }
 
 /// Reads the payload of a message about `path`, the request's path, into the node that the path names.
@@ -85,6 +103,16 @@ pub fn encode_create(
 /// Where a payload has several values of one path at different times, the newest is taken:
 /// [`decode_timestamped`](crate::decode_timestamped) gives all of them.
 pub fn decode(
+    payload: &[u8],
+    path: &ObjectPath,
+    format: ContentFormat,
+    registry: &Registry,
+) -> Result<Node, DecodeError> {
+    read("/", payload, path, format, registry)
+}
+
+pub(crate) fn read(
+    root: &str,
     payload: &[u8],
     path: &ObjectPath,
     format: ContentFormat,
@@ -114,7 +142,7 @@ pub fn decode(
             cbor_value::decode(payload, model_type(path, registry), path)
         }),
         _ => {
-            let entries = composite::entries(payload, path, format)?;
+            let entries = composite::entries(root, payload, path, format)?;
             Builder { registry, format }.node(path, newest(entries)?)
         }
     }
@@ -144,7 +172,7 @@ pub fn decode_create(
             })
         }
         _ => {
-            let entries = composite::entries(payload, &ObjectPath::Object(object), format)?;
+            let entries = composite::entries("/", payload, &ObjectPath::Object(object), format)?;
             Builder { registry, format }.new_instance(newest(entries)?)
         }
     }

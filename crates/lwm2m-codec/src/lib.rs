@@ -1,6 +1,7 @@
 //! Turns the payloads of LwM2M messages into nodes and links, and back.
 
 mod attributes;
+mod below;
 mod cbor;
 mod cbor_value;
 mod composite;
@@ -17,6 +18,7 @@ mod text;
 mod tlv;
 
 pub use attributes::{AttributeError, Attributes};
+pub use below::Below;
 pub use composite::{
     Timestamped, decode_nodes, decode_paths, decode_timestamped, encode_nodes, encode_paths,
     encode_timestamped, is_relative_time, resolve_time,

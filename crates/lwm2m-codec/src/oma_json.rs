@@ -9,6 +9,7 @@ use lwm2m_model::{ObjectPath, Value};
 use serde::de::{IgnoredAny, MapAccess};
 
 use crate::cbor::Number;
+use crate::composite::is_a_time;
 use crate::json::{List, Members, Object, number, once, quoted, read};
 use crate::record::{BASE64, Datum, Entry, Record, float_text, seconds_text, value_path};
 use crate::{ContentFormat, DecodeError};
@@ -78,8 +79,8 @@ pub(crate) fn entries(
             (None, None) => None,
             (base, time) => Some(base.unwrap_or(0.0) + time.unwrap_or(0.0)),
         };
-        if time_s.is_some_and(|t| !t.is_finite()) {
-            let reason = format!("the time of entry {index} is too large");
+        if time_s.is_some_and(|t| !is_a_time(t)) {
+            let reason = format!("the time of entry {index} is in no calendar");
             return Err(DecodeError::Malformed { format, reason });
         }
         entries.push(Entry {

@@ -402,6 +402,24 @@ fn by_resource(values: Values) -> BTreeMap<ObjectPath, Vec<(ObjectPath, Datum)>>
     resources
 }
 
+/// What a device whose tree hangs at `root` writes before every path: nothing for `/`.
+pub(crate) fn prefix(root: &str) -> &str {
+    root.trim_end_matches('/')
+}
+
+/// A base name and a name without the root before them, which a device may leave out.
+pub(crate) fn below<'a>(root: &str, base: &'a str, name: &'a str) -> (&'a str, &'a str) {
+    let strip = |text: &'a str| {
+        let rest = text.strip_prefix(prefix(root))?;
+        (rest.is_empty() || rest.starts_with('/')).then_some(rest)
+    };
+    match (strip(base), base.is_empty()) {
+        (Some(base), false) => (base, name),
+        (_, true) => (base, strip(name).unwrap_or(name)),
+        (None, false) => (base, name),
+    }
+}
+
 /// A value to write, its path split into a base name and the rest.
 pub(crate) struct Record<'n> {
     pub(crate) base: String,
@@ -413,6 +431,7 @@ pub(crate) struct Record<'n> {
 /// The records of one node. A value at the request's path stands under the path itself as base name; those
 /// below have the path with a slash as base name.
 pub(crate) fn records<'n>(
+    root: &str,
     node: &'n Node,
     path: &ObjectPath,
     time_s: Option<f64>,
@@ -434,7 +453,7 @@ pub(crate) fn records<'n>(
         let base = base_name(path, &at);
         let name = at.to_string().split_off(base.len());
         records.push(Record {
-            base,
+            base: format!("{}{base}", prefix(root)),
             name,
             value,
             time_s,

@@ -6,8 +6,9 @@ mod json;
 use lwm2m_model::ObjectPath;
 
 use crate::cbor::Number;
+use crate::composite::is_a_time;
 use crate::json::Boxes;
-use crate::record::{Datum, Entry, Record, value_path};
+use crate::record::{Datum, Entry, Record, below, prefix, value_path};
 use crate::{ContentFormat, DecodeError};
 
 /// The version of RFC 8428, and the one a pack has that names none.
@@ -52,6 +53,7 @@ impl Bases {
 
 /// The values of a pack, all of which must lie inside `request`.
 pub(crate) fn entries(
+    root: &str,
     payload: &[u8],
     request: &ObjectPath,
     format: ContentFormat,
@@ -79,12 +81,13 @@ pub(crate) fn entries(
             (None, None) => None,
             (base, time) => Some(base.unwrap_or(0.0) + time.unwrap_or(0.0)),
         };
-        if time_s.is_some_and(|t| !t.is_finite()) {
-            let reason = format!("the time of record {index} is too large");
+        if time_s.is_some_and(|t| !is_a_time(t)) {
+            let reason = format!("the time of record {index} is in no calendar");
             return Err(DecodeError::Malformed { format, reason });
         }
+        let (base, name) = below(root, &bases.name, &name);
         entries.push(Entry {
-            path: value_path(&bases.name, &name, request)?,
+            path: value_path(base, name, request)?,
             time_s,
             datum,
         });
@@ -115,11 +118,17 @@ pub(crate) fn write(records: &[Record<'_>], format: ContentFormat) -> Vec<u8> {
     }
 }
 
-pub(crate) fn write_paths(paths: &[ObjectPath], format: ContentFormat) -> Vec<u8> {
+pub(crate) fn write_paths(root: &str, paths: &[ObjectPath], format: ContentFormat) -> Vec<u8> {
+    let name = |path: &ObjectPath| match (prefix(root), path) {
+        ("", path) => path.to_string(),
+        (root, ObjectPath::Root) => root.to_owned(),
+        (root, path) => format!("{root}{path}"),
+    };
+    let names: Vec<String> = paths.iter().map(name).collect();
     if is_cbor(format) {
-        cbor::write_paths(paths)
+        cbor::write_names(&names)
     } else {
-        json::write_paths(paths)
+        json::write_names(&names)
     }
 }
 

@@ -36,6 +36,15 @@ pub(crate) fn decode(
         registry,
         entries: 0,
     };
+    // What most notifications are: one value, read without a list of entries.
+    if let ObjectPath::Resource(_, _, id) = *path
+        && let Ok((entry, length)) = read_entry(payload, 0)
+        && length == payload.len()
+        && entry.kind == Kind::Resource
+        && entry.id == id
+    {
+        return Ok(Node::Resource(tlv.resource(path, &entry)?));
+    }
     let entries = tlv.entries(payload, 0)?;
     match *path {
         ObjectPath::Root => Err(DecodeError::NoNodeAtPath { path: *path }),

@@ -196,6 +196,8 @@ fn a_history_with_a_base_time() {
         Ok(value(22.4)),
         "a plain read takes the newest"
     );
+    let late = br#"{"bn":"/3303/0/","e":[{"n":"5700","v":22.4,"t":1e300}]}"#;
+    assert!(decode_timestamped(late, &at, JSON, &Registry::oma()).is_err());
 }
 
 #[test]

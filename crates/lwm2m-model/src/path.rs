@@ -123,10 +123,25 @@ impl fmt::Display for ObjectPath {
         if *self == Self::Root {
             return f.write_str("/");
         }
-        self.ids()
-            .iter()
-            .flatten()
-            .try_for_each(|id| write!(f, "/{id}"))
+        // From the last digit to the first, and then in one piece: it stands in the record of every notification.
+        let mut text = [0; 4 * "/65535".len()];
+        let mut start = text.len();
+        let mut put = |byte| {
+            start -= 1;
+            text[start] = byte;
+        };
+        for id in self.ids().into_iter().rev().flatten() {
+            let mut rest = id;
+            loop {
+                put(b'0' + (rest % 10) as u8);
+                rest /= 10;
+                if rest == 0 {
+                    break;
+                }
+            }
+            put(b'/');
+        }
+        f.write_str(std::str::from_utf8(&text[start..]).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use coap::{Code, Response};
-use lwm2m_codec::{
-    ContentFormat, EncodeError, Timestamped, decode, decode_nodes, decode_timestamped, resolve_time,
-};
+use lwm2m_codec::{Below, ContentFormat, EncodeError, Timestamped, resolve_time};
 use lwm2m_model::{Node, ObjectPath, Registry};
 use thiserror::Error;
 
@@ -154,9 +152,10 @@ impl Expected {
 }
 
 /// Reads a device's answer about `target`. `asked`: the content format asked for, which stands in where the answer
-/// names none.
+/// names none. `root`: where the device's tree hangs.
 pub(crate) fn read_response(
     response: &Response,
+    root: Below<'_>,
     target: &Target,
     expected: Expected,
     asked: Option<u16>,
@@ -172,7 +171,7 @@ pub(crate) fn read_response(
                     "a read was answered with {code} instead of 2.05"
                 )));
             }
-            Expected::Node => read_content(response, target, asked, models)?,
+            Expected::Node => read_content(response, root, target, asked, models)?,
             Expected::Links => match std::str::from_utf8(&response.payload) {
                 Ok(links) => Body::Links(links.to_owned()),
                 Err(error) => {
@@ -192,6 +191,7 @@ pub(crate) fn read_response(
 /// Reads a notification about `target`: as an answer, but with the times it carries.
 pub(crate) fn read_notification(
     response: &Response,
+    root: Below<'_>,
     target: &Target,
     asked: Option<u16>,
     models: &Registry,
@@ -207,19 +207,19 @@ pub(crate) fn read_notification(
             | ContentFormat::OldJson
     );
     if !code.is_success() || !has_times {
-        return read_response(response, target, Expected::Node, asked, models);
+        return read_response(response, root, target, Expected::Node, asked, models);
     }
     let groups = match target {
-        Target::Path(path) => {
-            decode_timestamped(&response.payload, path, format, models).map(|all| {
+        Target::Path(path) => root
+            .decode_timestamped(&response.payload, path, format, models)
+            .map(|all| {
                 let one = |node: Timestamped<Node>| Timestamped {
                     time_s: node.time_s,
                     content: BTreeMap::from([(*path, node.content)]),
                 };
                 all.into_iter().map(one).collect()
-            })
-        }
-        Target::Paths(paths) => decode_nodes(&response.payload, wanted(paths), format, models),
+            }),
+        Target::Paths(paths) => root.decode_nodes(&response.payload, wanted(paths), format, models),
     };
     let groups: Vec<_> =
         groups.map_err(|error| RequestFailure::InvalidResponse(error.to_string()))?;
@@ -246,14 +246,18 @@ fn refusal(response: &Response) -> Body {
 
 fn read_content(
     response: &Response,
+    root: Below<'_>,
     target: &Target,
     asked: Option<u16>,
     models: &Registry,
 ) -> Result<Body, RequestFailure> {
     let format = content_format(response, asked)?;
     let body = match target {
-        Target::Path(path) => decode(&response.payload, path, format, models).map(Body::Node),
-        Target::Paths(paths) => decode_nodes(&response.payload, wanted(paths), format, models)
+        Target::Path(path) => root
+            .decode(&response.payload, path, format, models)
+            .map(Body::Node),
+        Target::Paths(paths) => root
+            .decode_nodes(&response.payload, wanted(paths), format, models)
             .map(|groups| Body::Nodes(newest(groups))),
     };
     body.map_err(|error| RequestFailure::InvalidResponse(error.to_string()))

@@ -2,10 +2,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use coap::{Method, Request};
-use lwm2m_codec::{
-    Attributes, ContentFormat, EncodeError, NewInstance, Timestamped, encode, encode_create,
-    encode_nodes, encode_paths,
-};
+use lwm2m_codec::{Attributes, Below, ContentFormat, EncodeError, NewInstance, Timestamped};
 use lwm2m_model::{Node, ObjectPath, ResourceContent};
 
 use crate::{Registration, RequestError, Target};
@@ -123,6 +120,7 @@ impl Operation {
             accept: None,
         };
         let target = self.target();
+        let root = Below(registration.map_or("/", |it| &it.root_path));
         let node_format = format.unwrap_or_else(|| {
             let is_create = matches!(self, Self::Create { .. });
             let listed = registration.filter(|_| !is_create);
@@ -157,7 +155,7 @@ impl Operation {
                     .into());
                 }
                 let list_format = list_format.unwrap_or(node_format);
-                let list = encode_paths(target.paths(), list_format)?;
+                let list = root.encode_paths(target.paths(), list_format)?;
                 PreparedRequest {
                     sent: Some((list_format.id(), list.into())),
                     accept: Some(node_format.id()),
@@ -177,7 +175,7 @@ impl Operation {
                     time_s: None,
                     content: nodes.clone(),
                 };
-                let payload = encode_nodes(&[group], node_format)?;
+                let payload = root.encode_nodes(&[group], node_format)?;
                 PreparedRequest {
                     sent: Some((node_format.id(), payload.into())),
                     ..prepared(Method::IPatch, ObjectPath::Root)
@@ -227,7 +225,7 @@ impl Operation {
                     }
                     (WriteMode::Update, _) => Method::Put,
                 };
-                let payload = encode(node, path, node_format)?;
+                let payload = root.encode(node, path, node_format)?;
                 PreparedRequest {
                     sent: Some((node_format.id(), payload.into())),
                     ..prepared(method, *path)
@@ -278,9 +276,11 @@ impl Operation {
                             id: path.instance_id().or(given),
                             resources: instance.resources.clone(),
                         };
-                        encode_create(&new, object, node_format)?
+                        root.encode_create(&new, object, node_format)?
                     }
-                    Node::Object(_) => encode(node, &ObjectPath::Object(object), node_format)?,
+                    Node::Object(_) => {
+                        root.encode(node, &ObjectPath::Object(object), node_format)?
+                    }
                     _ => {
                         return Err(RequestError::Invalid {
                             path: *path,

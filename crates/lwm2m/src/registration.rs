@@ -133,7 +133,7 @@ pub struct Registration {
     pub registered_at_unix_ms: i64,
     /// When it registered or last updated, Unix milliseconds; its lifetime counts from here.
     pub last_update_unix_ms: i64,
-    /// How long it stands without an update: 1 s to 2^32 − 1 s.
+    /// How long it stands without an update: 1 s to 2^32 − 1 s, or 0 where it has no end (LwM2M 1.1 only).
     pub lifetime: Duration,
     pub version: Version,
     pub binding: Binding,

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use coap::{Code, Response};
-use common::{MODELS, World, path, register_request, value};
+use common::{MODELS, SERVER, World, client_config, path, register_request, value};
 use lwm2m::client::{self, InMemoryTree, TreeError};
 use lwm2m::server::{Event, RequestOptions, ServerConfig};
 use lwm2m::{Body, DEVICE_CHOOSES, Operation, RequestError, RequestFailure, WriteMode};
@@ -459,27 +459,35 @@ fn discover_shows_what_there_is_and_its_attributes() {
 }
 
 #[test]
-fn large_bodies_travel_in_blocks_both_ways() {
-    let mut world = World::new();
-    let device = world.registered(1, "dev1");
-    let long: String = (0..5_000)
-        .map(|n| char::from(b'a' + u8::try_from(n % 26).unwrap()))
-        .collect();
-    assert_eq!(
-        world
-            .ask("dev1", write("/3/0/15", text(15, &long)))
-            .unwrap()
-            .code,
-        Code::CHANGED
-    );
-    assert_eq!(
-        world.client(device).objects().get(&path("/3/0/15")),
-        Some(&Value::String(long.clone()))
-    );
-    assert_eq!(
-        value(&world.ask("dev1", read("/3/0/15")).unwrap()),
-        Value::String(long)
-    );
+fn large_bodies_travel_in_blocks_both_ways_whatever_a_device_can_bear() {
+    for block_size in [16, 64, 256, 512, 1_024] {
+        let mut world = World::new();
+        let mut config = client_config("dev1");
+        config.coap.block_size = block_size;
+        let device = world.add_client(1, config);
+        let now = world.now.instant;
+        world.client(device).start(now, SERVER);
+        world.run_for(Duration::from_secs(5));
+        let long: String = (0..5_000)
+            .map(|n| char::from(b'a' + u8::try_from(n % 26).unwrap()))
+            .collect();
+        assert_eq!(
+            world
+                .ask("dev1", write("/3/0/15", text(15, &long)))
+                .unwrap()
+                .code,
+            Code::CHANGED,
+            "{block_size}"
+        );
+        assert_eq!(
+            world.client(device).objects().get(&path("/3/0/15")),
+            Some(&Value::String(long.clone()))
+        );
+        assert_eq!(
+            value(&world.ask("dev1", read("/3/0/15")).unwrap()),
+            Value::String(long)
+        );
+    }
 }
 
 #[test]

@@ -5,16 +5,12 @@ mod common;
 use std::time::Duration;
 
 use coap::{Code, Method, Request};
-use common::{SERVER, World, client_config, path, register_request};
+use common::{SERVER, World, client_config, path, register_request, seconds};
 use lwm2m::client;
 use lwm2m::server::{Event, ServerConfig};
 use lwm2m::{Body, Operation, Version};
 
 const LINKS: &str = "</1/0>,</3/0>,</3303>;ver=1.1,</3303/0>,</3303/1>";
-
-fn seconds(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
 
 #[test]
 fn a_device_registers_with_all_it_has_to_say() {
@@ -110,6 +106,7 @@ fn bad_registrations_are_refused_with_the_reason() {
         (&[&long], LINKS, Code::BAD_REQUEST),
         (&["ep=d", "ep=e"], LINKS, Code::BAD_REQUEST),
         (&["ep=d", "lt=0"], LINKS, Code::BAD_REQUEST),
+        (&["ep=d", "lt=-1", "lwm2m=1.1"], LINKS, Code::BAD_REQUEST),
         (&["ep=d", "lt=+5"], LINKS, Code::BAD_REQUEST),
         (&["ep=d", "lt=4294967296"], LINKS, Code::BAD_REQUEST),
         (&["ep=d", "b=X"], LINKS, Code::BAD_REQUEST),
@@ -288,6 +285,62 @@ fn a_lifetime_that_is_over_ends_the_registration_and_an_update_prolongs_it() {
             .code,
         Code::NOT_FOUND
     );
+}
+
+/// The Server object of LwM2M 1.1: "0" is a lifetime without end.
+#[test]
+fn a_lifetime_of_zero_has_no_end() {
+    let mut world = World::new();
+    let device = world.add_bare(1);
+    let request = register_request(&["ep=dev1", "lt=0", "lwm2m=1.1"], LINKS);
+    let location = world.from_device(device, request).location_path;
+    world.run_for(seconds(400 * 86_400));
+    assert_eq!(
+        world.server.registration("dev1").unwrap().lifetime,
+        seconds(0)
+    );
+    // It can get one, lose it, and is restored with what it has.
+    let mut update = |lifetime: &str| {
+        let mut request = Request::new(Method::Post, location.clone());
+        request.query = vec![lifetime.to_owned()];
+        world.from_device(device, request).code
+    };
+    assert_eq!(update("lt=60"), Code::CHANGED);
+    assert_eq!(update("lt=0"), Code::CHANGED);
+    let stored: Vec<_> = world
+        .server
+        .registrations()
+        .map(|registration| lwm2m::Registration::clone(registration))
+        .collect();
+    world.restart_server();
+    let now = world.now;
+    world.server.restore(now, stored, []);
+    world.run_for(seconds(400 * 86_400));
+    assert_eq!(world.server.registered(), 1);
+    // A device of LwM2M 1.0 has no such lifetime.
+    let other = world.add_bare(2);
+    let location = world
+        .from_device(other, register_request(&["ep=old"], LINKS))
+        .location_path;
+    let mut request = Request::new(Method::Post, location);
+    request.query = vec!["lt=0".to_owned()];
+    assert_eq!(world.from_device(other, request).code, Code::BAD_REQUEST);
+}
+
+#[test]
+fn the_device_role_without_end_of_its_lifetime_never_updates() {
+    let mut world = World::new();
+    let config = client::ClientConfig {
+        lifetime: seconds(0),
+        ..client_config("dev1")
+    };
+    let device = world.add_client(1, config);
+    let now = world.now.instant;
+    world.client(device).start(now, SERVER);
+    world.run_for(seconds(400 * 86_400));
+    assert_eq!(world.server.registered(), 1);
+    let updated = |event: &Event| matches!(event, Event::Updated { .. });
+    assert!(!world.take_events().iter().any(updated));
 }
 
 #[test]

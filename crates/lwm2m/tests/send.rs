@@ -169,6 +169,16 @@ fn a_send_from_nobody_known_or_without_sense_is_refused() {
         (110, r#"[{"n":"/3303/0","v":1}]"#, Code::BAD_REQUEST),
         (110, r#"[{"n":"/3303/0/5700"}]"#, Code::BAD_REQUEST),
         (112, good, Code::BAD_REQUEST),
+        (
+            110,
+            r#"[{"n":"/3303/0/5700","v":1,"t":1e300}]"#,
+            Code::BAD_REQUEST,
+        ),
+        (
+            110,
+            r#"[{"n":"/3303/0/5700","v":1,"bt":-1e12}]"#,
+            Code::BAD_REQUEST,
+        ),
         (110, r#"[{"n":"/3/0/9","v":1}]"#, Code::NOT_FOUND),
         (0, good, Code::UNSUPPORTED_CONTENT_FORMAT),
         (11542, good, Code::UNSUPPORTED_CONTENT_FORMAT),

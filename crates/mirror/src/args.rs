@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use records::GatewayId;
+use service::auth::AuthArgs;
 
 use crate::limits::{Age, TopicLimit};
 use crate::{Pattern, PatternError};
@@ -12,6 +13,8 @@ use crate::{Pattern, PatternError};
 /// Either `--gateway` and `--direction` for one of a gateway's two flows, or `--flow` and `--topics` for any other.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
+    #[command(flatten)]
+    pub auth: AuthArgs,
     /// The gateway whose topics are carried
     #[arg(long, env = "GATEWAY_ID")]
     pub gateway: Option<GatewayId>,

@@ -1,10 +1,19 @@
 //! The cap on what crosses the link: a token bucket over the bytes that librdkafka says it sent or received.
 //!
-//! Bytes are paid for after they crossed, so the bucket goes into debt and reading of bulk topics waits until the debt
-//! is paid: over a second or more the cap holds exactly, and a burst is bounded by the queues, which are made small
-//! where a cap is given. Prompt topics don't wait; they only add to the debt.
+//! A record is paid for as soon as a lane has it, by its size, and a lane of bulk topics waits while there is a debt.
+//! What it was on the wire is known some time later, from the client's statistics: then the difference is paid, or given
+//! back.
+//!
+//! ```text
+//! records:  +10 k  +10 k      +10 k                 what lanes pay at once
+//! wire:                  25 k            7 k        what the client says that it grew by
+//! paid:      10 k   20 k 25 k  35 k     32 k        in the end what was on the wire
+//! ```
+//!
+//! So over a second or more the cap holds exactly, and a burst is bounded by the queues, which are made small where a
+//! cap is given. Prompt topics don't wait; they only add to the debt.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -22,6 +31,9 @@ struct Bucket {
 
 /// What may be saved up while the link is idle, in seconds of the cap.
 const MOST_SAVED_S: f64 = 0.25;
+/// How often a lane pays, in seconds of the cap, and the most bytes at a time.
+const PAY_EVERY_S: f64 = 0.05;
+const MOST_AT_ONCE: f64 = 65_536.0;
 
 impl Bandwidth {
     pub(crate) fn new(bytes_per_s: u64) -> Self {
@@ -38,8 +50,13 @@ impl Bandwidth {
         self.bytes_per_s as u64
     }
 
-    /// These bytes crossed the link.
-    pub(crate) fn pay(&self, bytes: u64, now: Instant) {
+    /// A lane that read so many bytes and has not paid for them yet has to do so.
+    pub(crate) fn step(&self) -> usize {
+        (self.bytes_per_s * PAY_EVERY_S).min(MOST_AT_ONCE) as usize
+    }
+
+    /// Takes these bytes out of the bucket; a negative number gives back what was paid too much.
+    pub(crate) fn pay(&self, bytes: i64, now: Instant) {
         let mut bucket = self.bucket.lock();
         self.refill(&mut bucket, now);
         bucket.level -= bytes as f64;
@@ -58,21 +75,34 @@ impl Bandwidth {
     fn refill(&self, bucket: &mut Bucket, now: Instant) {
         let passed = now.saturating_duration_since(bucket.at).as_secs_f64();
         bucket.at = bucket.at.max(now);
-        bucket.level =
-            (bucket.level + passed * self.bytes_per_s).min(self.bytes_per_s * MOST_SAVED_S);
+        let most = self.bytes_per_s * MOST_SAVED_S;
+        // What was given back may be more, for a moment.
+        if bucket.level < most {
+            bucket.level = (bucket.level + passed * self.bytes_per_s).min(most);
+        }
     }
 }
 
-/// The total of a client's bytes on the wire, as its statistics tell it.
+/// A client's bytes on the wire, as its statistics tell them, and what was paid for them before.
 #[derive(Default)]
 pub(crate) struct Wire {
     told: AtomicU64,
+    ahead: AtomicI64,
 }
 
 impl Wire {
-    /// Takes note of a total and answers what it grew by.
-    pub(crate) fn grew(&self, total: u64) -> u64 {
-        total.saturating_sub(self.told.swap(total, Ordering::Relaxed))
+    /// So much is paid for before the client told of it.
+    pub(crate) fn pay_ahead(&self, bytes: usize) -> i64 {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.ahead.fetch_add(bytes, Ordering::Relaxed);
+        bytes
+    }
+
+    /// Takes note of the client's total; answers what it grew by, and what of that is still to be paid.
+    pub(crate) fn grew(&self, total: u64) -> (u64, i64) {
+        let grew = total.saturating_sub(self.told.swap(total, Ordering::Relaxed));
+        let ahead = self.ahead.swap(0, Ordering::Relaxed);
+        (grew, i64::try_from(grew).unwrap_or(i64::MAX) - ahead)
     }
 }
 
@@ -131,7 +161,23 @@ mod tests {
         assert_eq!(total(statistics, "rx_bytes"), Some(345));
         assert_eq!(total(statistics, "tx_bytes"), Some(12));
         assert_eq!(total(statistics, "none"), None);
+    }
+
+    #[test]
+    fn what_was_on_the_wire_is_paid_in_the_end() {
         let wire = Wire::default();
-        assert_eq!((wire.grew(5), wire.grew(12), wire.grew(12)), (5, 7, 0));
+        assert_eq!((wire.pay_ahead(4), wire.grew(5)), (4, (5, 1)));
+        assert_eq!((wire.pay_ahead(9), wire.pay_ahead(1)), (9, 1));
+        assert_eq!((wire.grew(12), wire.grew(12)), ((7, -3), (0, 0)));
+
+        let bandwidth = Bandwidth::new(1_000);
+        let start = Instant::now();
+        bandwidth.pay(3_000, start);
+        bandwidth.pay(-2_500, start);
+        let debt = bandwidth.debt(start);
+        assert!(
+            debt > Duration::from_millis(490) && debt <= Duration::from_millis(500),
+            "{debt:?}"
+        );
     }
 }

@@ -35,6 +35,7 @@ mod lane;
 mod limits;
 mod metrics;
 mod offsets;
+mod opening;
 mod rest;
 mod rewrite;
 mod run;

@@ -13,7 +13,7 @@
 //! with them a lag in records and in seconds can be told at the target as well.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use kafka::Cluster;
@@ -24,7 +24,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use crate::select::OFFSETS_SUFFIX;
-use crate::state::now_ms;
+use crate::source::{END, ask};
+use crate::state::{Switches, now_ms};
 use crate::{Pattern, TopicSet};
 
 pub(crate) fn topic_of(flow: &str) -> String {
@@ -152,9 +153,22 @@ pub(crate) struct KnownFlow {
 }
 
 impl Kept {
-    fn heed(&mut self, key: &[u8], value: &[u8]) {
+    /// Without a value, what was said under the key no longer counts.
+    fn heed(&mut self, key: &[u8], value: Option<&[u8]>) {
         let Ok(key) = serde_json::from_slice::<Key>(key) else {
             tracing::warn!("a record among the mirror's offsets is none of a mirror's");
+            return;
+        };
+        let Some(value) = value else {
+            match key {
+                Key::Place {
+                    cluster,
+                    topic,
+                    partition,
+                } => drop(self.places.remove(&(cluster, topic, partition))),
+                Key::Instance { instance } => drop(self.instances.remove(&instance)),
+                Key::Flow { .. } => self.flow = None,
+            }
             return;
         };
         let read = match key {
@@ -191,48 +205,113 @@ impl Kept {
     }
 }
 
-/// Reads the whole topic, committed records only; nothing where there is no such topic.
-pub(crate) fn read(cluster: &Cluster, topic: &str, limit: Duration) -> anyhow::Result<Kept> {
-    let consumer: BaseConsumer = cluster
-        .client_config()
-        // Needed to make a consumer, never joined.
-        .set("group.id", "zeelos-mirror")
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("isolation.level", "read_committed")
-        .set("allow.auto.create.topics", "false")
-        .set("fetch.wait.max.ms", "50")
-        .create()?;
-    let unanswered = || format!("'{topic}' at {} can't be read", cluster.bootstrap());
-    let metadata = consumer
-        .fetch_metadata(Some(topic), limit)
-        .with_context(unanswered)?;
-    let partitions = metadata.topics().first().map_or(0, |found| {
-        if found.error().is_some() {
-            0
-        } else {
-            found.partitions().len()
-        }
-    });
-    let mut kept = Kept::default();
-    if partitions == 0 {
-        return Ok(kept);
+/// For how long nothing may come while the topic is read.
+const IDLE_LIMIT: Duration = Duration::from_secs(10);
+/// For how long a transaction may be open when the topic is read whole: brokers abort it after half a minute.
+const OPEN_LIMIT: Duration = Duration::from_secs(60);
+/// How often it is looked whether it has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What reads such topics.
+pub(crate) struct Reader {
+    cluster: Cluster,
+    committed: BaseConsumer,
+    /// Sees what is not committed, too.
+    all: Option<BaseConsumer>,
+}
+
+impl Reader {
+    /// A reader that is connected; for [`Reader::read_whole`] it takes another client.
+    pub(crate) fn open(cluster: &Cluster, whole: bool) -> anyhow::Result<Self> {
+        let client = |isolation: &str| -> anyhow::Result<BaseConsumer> {
+            Ok(cluster
+                .client_config()
+                // Needed to make a consumer, never joined.
+                .set("group.id", "zeelos-mirror")
+                .set("enable.auto.commit", "false")
+                .set("enable.partition.eof", "true")
+                .set("isolation.level", isolation)
+                .set("allow.auto.create.topics", "false")
+                .set("fetch.wait.max.ms", "50")
+                .create()?)
+        };
+        Ok(Self {
+            committed: client("read_committed")?,
+            all: whole.then(|| client("read_uncommitted")).transpose()?,
+            cluster: cluster.clone(),
+        })
     }
-    let mut assignment = TopicPartitionList::new();
-    assignment.add_partition_offset(topic, 0, Offset::Beginning)?;
-    consumer.assign(&assignment)?;
-    let until = std::time::Instant::now() + limit;
-    loop {
-        anyhow::ensure!(std::time::Instant::now() < until, unanswered());
-        match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                if let (Some(key), Some(value)) = (message.key(), message.payload()) {
-                    kept.heed(key, value);
+
+    /// As [`Reader::read`], and everything written until now: waits for open transactions, behind which nothing can be
+    /// read as committed. `None`: told to stop meanwhile.
+    pub(crate) fn read_whole(
+        &self,
+        topic: &str,
+        switches: &Switches,
+    ) -> anyhow::Result<Option<Kept>> {
+        let last = [(topic, 0, END)];
+        let end_for = |consumer: &BaseConsumer| -> anyhow::Result<Option<i64>> {
+            let ends = ask(consumer, &last, IDLE_LIMIT).with_context(|| self.unanswered(topic))?;
+            Ok(ends.into_values().next())
+        };
+        // Without an end there is no such topic, or no leader of it: reading finds out.
+        if let Some(all) = &self.all
+            && let Some(end) = end_for(all)?
+        {
+            let began = Instant::now();
+            while end_for(&self.committed)?.is_some_and(|decided| decided < end) {
+                anyhow::ensure!(
+                    began.elapsed() < OPEN_LIMIT,
+                    "a transaction that writes to '{topic}' at {} does not end",
+                    self.cluster.bootstrap()
+                );
+                if !switches.rest(LOOK_AGAIN) {
+                    return Ok(None);
                 }
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => return Ok(kept),
-            Some(Err(error)) => tracing::debug!(%error, topic, "reading goes on"),
-            None => {}
+        }
+        self.read(topic).map(Some)
+    }
+
+    fn unanswered(&self, topic: &str) -> String {
+        format!("'{topic}' at {} can't be read", self.cluster.bootstrap())
+    }
+
+    /// Reads the topic, committed records only; nothing where there is no such topic.
+    pub(crate) fn read(&self, topic: &str) -> anyhow::Result<Kept> {
+        let consumer = &self.committed;
+        let metadata = consumer
+            .fetch_metadata(Some(topic), IDLE_LIMIT)
+            .with_context(|| self.unanswered(topic))?;
+        let partitions = metadata.topics().first().map_or(0, |found| {
+            if found.error().is_some() {
+                0
+            } else {
+                found.partitions().len()
+            }
+        });
+        let mut kept = Kept::default();
+        if partitions == 0 {
+            return Ok(kept);
+        }
+        let mut assignment = TopicPartitionList::new();
+        assignment.add_partition_offset(topic, 0, Offset::Beginning)?;
+        consumer.assign(&assignment)?;
+        // It may be long, and the link slow: what counts is that something comes.
+        let mut heard = Instant::now();
+        loop {
+            anyhow::ensure!(heard.elapsed() < IDLE_LIMIT, self.unanswered(topic));
+            match consumer.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    if let Some(key) = message.key() {
+                        kept.heed(key, message.payload());
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(kept),
+                Some(Err(error)) => tracing::debug!(%error, topic, "reading goes on"),
+                None => {}
+            }
         }
     }
 }
@@ -288,14 +367,20 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let mut kept = Kept::default();
-        kept.heed(&place_key("c", "t", 3), &place_value(17, Some(5), 20));
-        kept.heed(&place_key("c", "t", 3), &place_value(18, None, 20));
+        let place = |partition, offset| {
+            let value = place_value(offset, Some(5), 20);
+            (place_key("c", "t", partition), value)
+        };
+        for (key, value) in [place(3, 17), place(5, 9), place(3, 18)] {
+            kept.heed(&key, Some(&value));
+        }
+        kept.heed(&place_key("c", "t", 5), None);
         let (key, value) = instance_record("f", "1-a");
-        kept.heed(&key, &value);
+        kept.heed(&key, Some(&value));
         let (key, value) = flow_record("f", "c", &set(&["a.*"], &["ab"]), "exactly-once");
-        kept.heed(&key, &value);
-        kept.heed(b"nonsense", b"{}");
-        kept.heed(&place_key("c", "t", 4), b"nonsense");
+        kept.heed(&key, Some(&value));
+        kept.heed(b"nonsense", Some(b"{}"));
+        kept.heed(&place_key("c", "t", 4), Some(b"nonsense"));
         assert_eq!(
             kept.places,
             [(("c".to_owned(), "t".to_owned(), 3), 18)].into()

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use parking_lot::RwLock;
 use serde_json::{Value, json};
+use service::auth::Role;
 
 use crate::state::{Shared, now_ms};
 
@@ -28,6 +29,16 @@ pub(crate) fn routes(current: Current) -> Router {
         .route("/pause", put(pause).post(pause))
         .route("/resume", put(resume).post(resume))
         .with_state(current)
+}
+
+/// Who may only look does not pause a flow.
+pub(crate) fn policy(method: &Method, _path: &str) -> Option<Role> {
+    Some(Role::to_call(method))
+}
+
+/// A refusal of the gate.
+pub(crate) fn refuse(status: StatusCode, reason: &str) -> Response {
+    (status, Json(json!({ "error": reason }))).into_response()
 }
 
 async fn status(State(current): State<Current>) -> Response {

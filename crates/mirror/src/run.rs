@@ -6,17 +6,19 @@ use anyhow::Context as _;
 use kafka::{Cluster, await_cluster_id};
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode;
 use service::Context;
+use service::auth::Protection;
+use service::tls::Peer;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::bandwidth::Bandwidth;
 use crate::lane::{Lane, Parts};
+use crate::opening::{self, Opened};
 use crate::rewrite::Rewrite;
 use crate::scout::{Lanes, Scout};
 use crate::state::{Delivery, Reasons, Shared, Switches, now_ms};
-use crate::target::{NoTarget, Target, Ticket};
+use crate::target::NoTarget;
 use crate::{Args, ArgsError, DeliveryChoice, Flow, metrics, offsets, rest};
 
 const CALL_LIMIT: Duration = Duration::from_secs(10);
@@ -59,15 +61,22 @@ pub async fn run(args: Args, context: Context) -> anyhow::Result<()> {
         bandwidth: args.bandwidth_limit,
         current: rest::Current::default(),
     };
+    let gate = args.auth.gate(args.rest_listen, "--rest-listen")?;
     let listener = context
         .listen(args.rest_listen, "--rest-listen", REST_CONNECTIONS)
         .await?;
     let (address, scheme) = (listener.address(), listener.scheme());
-    let app = rest::routes(Arc::clone(&site.current));
+    let protection = Protection::new(&listener, rest::policy, rest::refuse);
+    let app = gate.protect(rest::routes(Arc::clone(&site.current)), protection);
     let serving = context.shutdown.child_token();
     let _stop_serving = serving.clone().drop_guard();
+    tokio::spawn({
+        let serving = serving.clone();
+        async move { gate.follow(serving).await }
+    });
     tokio::spawn(async move {
-        let served = axum::serve(listener, app).with_graceful_shutdown(serving.cancelled_owned());
+        let served = axum::serve(listener, app.into_make_service_with_connect_info::<Peer>())
+            .with_graceful_shutdown(serving.cancelled_owned());
         if let Err(error) = served.await {
             tracing::error!(%error, "the REST listener stopped");
         }
@@ -106,13 +115,13 @@ enum Ended {
 async fn carry(site: &Site, context: &Context) -> anyhow::Result<Ended> {
     let (source, target) = (&site.source, &site.target);
     let generations = (source.generation(), target.generation());
-    let (at_source, at_target) = (
+    let (source_answers, target_answers) = (
         context.health.condition("source"),
         context.health.condition("target"),
     );
     let (Some(source_id), Some(target_id)) = tokio::join!(
-        await_cluster_id(source, &at_source, &context.shutdown),
-        await_cluster_id(target, &at_target, &context.shutdown),
+        await_cluster_id(source, &source_answers, &context.shutdown),
+        await_cluster_id(target, &target_answers, &context.shutdown),
     ) else {
         return Ok(Ended::Told);
     };
@@ -123,16 +132,32 @@ async fn carry(site: &Site, context: &Context) -> anyhow::Result<Ended> {
         source.bootstrap(),
         target.bootstrap(),
     );
-    let client = Scout::client(source, &site.flow.name)?;
-    let (client, source_rtt, target_rtt) = {
-        let (target, name) = (target.clone(), site.flow.name.clone());
-        blocking(move || {
-            let source_rtt = round_trip(&client);
-            let target_rtt = round_trip(&Scout::client(&target, &name)?);
-            Ok((client, source_rtt, target_rtt))
+    let topic = offsets::topic_of(&site.flow.name);
+    // Most of a start is waiting for answers, so as much as can be asked is asked at the same time.
+    let making = {
+        let (target, topic) = (target.clone(), topic.clone());
+        tokio::spawn(async move {
+            kafka::ensure_topic(&target, &topic, 1, &offsets::TOPIC_CONFIG).await
         })
-        .await?
     };
+    let connect = |cluster: &Cluster| {
+        let (cluster, name) = (cluster.clone(), site.flow.name.clone());
+        blocking(move || {
+            let client = Scout::client(&cluster, &name)?;
+            let rtt = round_trip(&client);
+            Ok((client, rtt))
+        })
+    };
+    let (at_source, from_target, made) = tokio::join!(connect(source), connect(target), making);
+    let ((client, source_rtt), (spare, target_rtt)) = (at_source?, from_target?);
+    drop_apart(spare);
+    if let Err(error) = made? {
+        tracing::warn!(
+            topic,
+            error = format!("{error:#}"),
+            "the mirror's own topic was not made"
+        );
+    }
     let shared = Arc::new(Shared {
         flow: site.flow.clone(),
         source: source.clone(),
@@ -147,7 +172,7 @@ async fn carry(site: &Site, context: &Context) -> anyhow::Result<Ended> {
         switches: Switches::default(),
         partitions: Mutex::default(),
         flow_health: Reasons::new(context.health.condition("flow")),
-        target_health: Reasons::new(at_target),
+        target_health: Reasons::new(target_answers),
     });
     // Dropped in the middle, as at a kill: no lane may go on for a flow that nobody runs.
     let _drops = DropNow(Arc::clone(&shared));
@@ -155,25 +180,16 @@ async fn carry(site: &Site, context: &Context) -> anyhow::Result<Ended> {
         shared.switches.pause(before.switches.paused());
     }
 
-    let topic = offsets::topic_of(&shared.flow.name);
-    if let Err(error) = kafka::ensure_topic(&shared.target, &topic, 1, &offsets::TOPIC_CONFIG).await
-    {
-        tracing::warn!(
-            topic,
-            error = format!("{error:#}"),
-            "the mirror's own topic was not made"
-        );
-    }
     let opened = {
         let (shared, choice) = (Arc::clone(&shared), site.delivery);
-        let open = blocking(move || Ok(open_targets(&shared, choice)));
+        let open = blocking(move || Ok(opening::open(&shared, choice)));
         tokio::select! {
             opened = open => opened?,
             () = context.shutdown.cancelled() => return Ok(Ended::Told),
         }
     };
-    let targets = match opened {
-        Ok(targets) => targets,
+    let Opened { clients, kept } = match opened {
+        Ok(opened) => opened,
         Err(NoTarget::Stopped) => return Ok(Ended::Told),
         Err(error) => return Err(error.into()),
     };
@@ -182,15 +198,6 @@ async fn carry(site: &Site, context: &Context) -> anyhow::Result<Ended> {
         let info = metrics::DELIVERY.with_label_values(&[mode.as_str()]);
         info.set((mode == delivery).into());
     }
-    let kept = if delivery == Delivery::ExactlyOnce {
-        let shared = Arc::clone(&shared);
-        blocking(move || offsets::read(&shared.target, &topic, CALL_LIMIT))
-            .await?
-            .places
-    } else {
-        Default::default()
-    };
-
     tracing::info!(
         flow = shared.flow.name,
         delivery = delivery.as_str(),
@@ -201,12 +208,13 @@ async fn carry(site: &Site, context: &Context) -> anyhow::Result<Ended> {
     let (ended, mut endings) = mpsc::channel(4);
     let mut threads = 0;
     let mut lanes = Vec::new();
-    for (prompt, target) in targets {
+    for (prompt, source, target) in clients {
         let (tell, commands) = channel();
         lanes.push(tell);
         let parts = Parts {
             shared: Arc::clone(&shared),
             prompt,
+            source,
             target,
             commands,
             rewrite: site.rewrite.clone(),
@@ -217,7 +225,7 @@ async fn carry(site: &Site, context: &Context) -> anyhow::Result<Ended> {
         } else {
             "mirror-bulk"
         };
-        spawn(name, ended.clone(), move || Lane::new(parts)?.run())?;
+        spawn(name, ended.clone(), move || Lane::new(parts).run())?;
         threads += 1;
     }
     let mut lanes = lanes.into_iter();
@@ -256,139 +264,6 @@ async fn carry(site: &Site, context: &Context) -> anyhow::Result<Ended> {
     outcome.context("the mirror's flow ended")
 }
 
-/// The producers of the bulk and, where there are such topics, the prompt lane, with the delivery they make possible.
-fn open_targets(
-    shared: &Arc<Shared>,
-    choice: DeliveryChoice,
-) -> Result<Vec<(bool, Target)>, NoTarget> {
-    let lanes: &[bool] = if shared.flow.prompt.is_empty() {
-        &[false]
-    } else {
-        &[false, true]
-    };
-    if choice != DeliveryChoice::AtLeastOnce {
-        // Assumed until the first says otherwise.
-        let open = |prompt: bool| {
-            let suffix = if prompt { ".prompt" } else { "" };
-            let id = format!("{}{suffix}", shared.flow.name);
-            let target = Target::open(shared, Some(&id))?;
-            introduce(shared, &target, Some(&id))?;
-            Ok((prompt, target))
-        };
-        let first = match open(false) {
-            Err(NoTarget::NoTransactions(_)) if choice == DeliveryChoice::Auto => None,
-            other => Some(other?),
-        };
-        if let Some(first) = first {
-            let _ = shared.delivery.set(Delivery::ExactlyOnce);
-            let mut targets = vec![first];
-            for prompt in &lanes[1..] {
-                targets.push(open(*prompt)?);
-            }
-            return Ok(targets);
-        }
-        tracing::info!("the target has no transactions: records are delivered at least once");
-    }
-    let _ = shared.delivery.set(Delivery::AtLeastOnce);
-    let mut targets = Vec::new();
-    for prompt in lanes {
-        targets.push((*prompt, Target::open(shared, None)?));
-    }
-    introduce(shared, &targets[0].1, None)?;
-    Ok(targets)
-}
-
-/// Writes what the flow is, for others to see before they carry its topics back; with transactions also which process
-/// has it now.
-fn introduce(shared: &Shared, target: &Target, id: Option<&str>) -> Result<(), NoTarget> {
-    let topic = offsets::topic_of(&shared.flow.name);
-    let delivery = match id {
-        Some(_) => Delivery::ExactlyOnce,
-        None => Delivery::AtLeastOnce,
-    };
-    let flow = offsets::flow_record(
-        &shared.flow.name,
-        &shared.source_id,
-        &shared.flow.topics,
-        delivery.as_str(),
-    );
-    let own = id.map(|id| offsets::instance_record(id, &shared.instance));
-    let broken = |error: rdkafka::error::KafkaError| {
-        NoTarget::Failed(anyhow::anyhow!(
-            "the mirror's own topic '{topic}' can't be written: {}",
-            crate::target::told(&error)
-        ))
-    };
-    loop {
-        if id.is_some() {
-            target.begin().map_err(broken)?;
-        }
-        for (key, value) in [&flow].into_iter().chain(&own) {
-            let ticket = Ticket {
-                slot: 0,
-                index: Ticket::BOOKKEEPING,
-            };
-            let mut record = Target::record(&topic, ticket);
-            record.partition = Some(0);
-            record.key = Some(key);
-            record.payload = Some(value);
-            target.send(record).map_err(|(error, _)| broken(error))?;
-        }
-        while target.in_flight() > 0 && !shared.switches.stops() {
-            target.poll(Duration::from_millis(5));
-            if let Some(reason) = target.fatal() {
-                return Err(NoTarget::Failed(anyhow::anyhow!("{reason}")));
-            }
-        }
-        if shared.switches.stops() {
-            return Err(NoTarget::Stopped);
-        }
-        target.forget(0);
-        let failures = target.take_failures();
-        let Some(failure) = failures.first() else {
-            if id.is_none() {
-                return Ok(());
-            }
-            loop {
-                match target.commit() {
-                    Ok(()) => return Ok(()),
-                    Err(rdkafka::error::KafkaError::Transaction(error)) if error.is_retriable() => {
-                        if shared.switches.stops() {
-                            return Err(NoTarget::Stopped);
-                        }
-                    }
-                    Err(error) => return Err(broken(error)),
-                }
-            }
-        };
-        let reason = format!(
-            "the mirror's own topic '{topic}' can't be written: {}",
-            failure.code
-        );
-        if id.is_none() {
-            // Without transactions it is for others' sake only.
-            tracing::warn!("{reason}");
-            return Ok(());
-        }
-        let lasting = matches!(
-            failure.code,
-            RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::ClusterAuthorizationFailed
-                | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
-        );
-        if lasting {
-            return Err(NoTarget::Failed(anyhow::anyhow!("{reason}")));
-        }
-        shared.target_health.fail("introduction", reason);
-        target.abort().map_err(broken)?;
-        target.take_failures();
-        if !shared.switches.rest(Duration::from_millis(500)) {
-            return Err(NoTarget::Stopped);
-        }
-        shared.target_health.ok("introduction");
-    }
-}
-
 /// How long a request takes: the second of two, as the first connects.
 fn round_trip(client: &BaseConsumer) -> Duration {
     let mut took = Duration::ZERO;
@@ -408,6 +283,12 @@ fn round_trip(client: &BaseConsumer) -> Duration {
 fn rand_u32() -> u32 {
     // Enough to tell two starts in one millisecond apart.
     std::process::id() ^ uuid::Uuid::new_v4().as_fields().0
+}
+
+/// Ending a client takes a while, for which nobody has to wait.
+fn drop_apart(client: impl Send + 'static) {
+    // Where no thread can be had it is dropped here.
+    drop(std::thread::Builder::new().spawn(move || drop(client)));
 }
 
 async fn blocking<T: Send + 'static>(

@@ -8,23 +8,29 @@ use std::time::{Duration, Instant};
 use kafka::Cluster;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{Offset, TopicPartitionList};
 
 use crate::lane::{Command, Start};
 use crate::limits::Dropped;
 use crate::metrics;
 use crate::offsets::{self, KnownFlow};
 use crate::select::OFFSETS_SUFFIX;
-use crate::source::{list, note, noted, with_note};
+use crate::source::{self, BEGINNING, END, Places, list, note, noted, offsets_of, with_note};
 use crate::state::{Delivery, Partition, Shared, now_ms};
 
 /// How often new topics are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often ends of partitions are asked for, and whether another process took over.
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
+/// For how many rounds a partition is missing until it is taken to be gone: a broker that just started may not know
+/// its topics yet.
+const ROUNDS_MISSING: u32 = 3;
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 /// How long it takes to say that the source is away.
 const SOURCE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Kafka's clients can't tell the one from the other, and the first may hold what was never carried.
+const ENDS_EARLY: &str = "the partition ends before what was carried of it: it was made anew, or its broker lost its end. \
+     It is carried from its beginning; in the second case records come twice";
 
 pub(crate) struct Scout {
     shared: Arc<Shared>,
@@ -33,6 +39,10 @@ pub(crate) struct Scout {
     /// What the target says of how far the flow is.
     kept: HashMap<(String, String, i32), i64>,
     measured: Option<Instant>,
+    /// For how many rounds a partition that is carried was not there.
+    missing: HashMap<(String, i32), u32>,
+    /// Partitions that were made anew: no offset known of them counts.
+    anew: BTreeSet<(String, i32)>,
     /// Topics with a lag that is shown.
     shown: BTreeSet<String>,
     others_checked: bool,
@@ -43,9 +53,6 @@ pub(crate) struct Lanes {
     pub(crate) bulk: Sender<Command>,
     pub(crate) prompt: Option<Sender<Command>>,
 }
-
-/// A partition, and something about it.
-type Places = BTreeMap<(String, i32), i64>;
 
 impl Scout {
     /// A client of the source, before the flow is known whole.
@@ -71,6 +78,8 @@ impl Scout {
             lanes,
             kept,
             measured: None,
+            missing: HashMap::new(),
+            anew: BTreeSet::new(),
             shown: BTreeSet::new(),
             others_checked: false,
         }
@@ -109,12 +118,15 @@ impl Scout {
         let metadata = self.consumer.fetch_metadata(None, SOURCE_LIMIT)?;
         let mut there = BTreeSet::new();
         let mut mirrors = Vec::new();
+        let mut troubled = BTreeSet::new();
         for topic in metadata.topics() {
             let name = topic.name();
             if name.ends_with(OFFSETS_SUFFIX) {
                 mirrors.push(name.to_owned());
             }
-            if topic.error().is_none() && self.shared.flow.topics.contains(name) {
+            if topic.error().is_some() {
+                troubled.insert(name.to_owned());
+            } else if self.shared.flow.topics.contains(name) {
                 for partition in topic.partitions() {
                     there.insert((name.to_owned(), partition.id()));
                 }
@@ -129,8 +141,21 @@ impl Scout {
         if !new.is_empty() {
             self.assign(new)?;
         }
-        let gone: Vec<_> = known.difference(&there).cloned().collect();
-        if !gone.is_empty() && !there.is_empty() {
+        let missing = known
+            .difference(&there)
+            // Listed, so it is there.
+            .filter(|(topic, _)| !troubled.contains(topic));
+        self.missing = missing
+            .map(|place| {
+                let rounds = self.missing.get(place).copied().unwrap_or(0);
+                (place.clone(), rounds + 1)
+            })
+            .collect();
+        let long = self
+            .missing
+            .extract_if(|_, rounds| *rounds >= ROUNDS_MISSING);
+        let gone: Vec<_> = long.map(|(place, _)| place).collect();
+        if !gone.is_empty() {
             self.unassign(gone);
         }
         let due = self
@@ -150,7 +175,8 @@ impl Scout {
     ) -> Result<(), Trouble> {
         let mut others: Vec<KnownFlow> = Vec::new();
         for topic in mirrors {
-            match offsets::read(&self.shared.source, topic, CALL_LIMIT) {
+            let reader = offsets::Reader::open(&self.shared.source, false);
+            match reader.and_then(|reader| reader.read(topic)) {
                 Ok(kept) => others.extend(kept.flow),
                 // Not every mirror may read what others keep.
                 Err(error) => tracing::warn!(
@@ -189,11 +215,14 @@ impl Scout {
                 continue;
             };
             let key = (self.shared.source_id.clone(), place.0.clone(), partition);
-            let known = self
-                .kept
-                .get(&key)
-                .copied()
-                .max(committed.get(&place).copied());
+            let kept = self.kept.get(&key).copied();
+            let committed = committed.get(&place).copied();
+            let known = match self.shared.delivery() {
+                Delivery::ExactlyOnce => kept.max(committed),
+                // Nobody brings up to date what is kept.
+                Delivery::AtLeastOnce => committed.or(kept),
+            };
+            let known = known.filter(|_| !self.anew.contains(&place));
             let offset = self.begin_at(&place, known, *first, *end);
             let (topic, partition) = place;
             let is_prompt = self.lanes.prompt.is_some() && self.shared.flow.is_prompt(&topic);
@@ -214,6 +243,7 @@ impl Scout {
         }
         let mut partitions = self.shared.partitions.lock();
         for start in bulk.iter().chain(&prompt) {
+            self.anew.remove(&(start.topic.clone(), start.partition));
             tracing::info!(
                 topic = start.topic,
                 partition = start.partition,
@@ -257,13 +287,7 @@ impl Scout {
                 first
             }
             Some(known) if known > end => {
-                tracing::warn!(
-                    topic,
-                    partition,
-                    known,
-                    end,
-                    "the partition ends before what was carried of it: it was made anew, and is carried from its beginning"
-                );
+                tracing::warn!(topic, partition, known, end, "{ENDS_EARLY}");
                 first
             }
             Some(known) => known,
@@ -315,7 +339,7 @@ impl Scout {
         let mut partitions = self.shared.partitions.lock();
         for place in &gone {
             partitions.remove(place);
-            tracing::info!(topic = place.0, partition = place.1, "gone at the source");
+            tracing::info!(topic = place.0, partition = place.1, "no longer carried");
         }
         drop(partitions);
         for lane in [Some(&self.lanes.bulk), self.lanes.prompt.as_ref()]
@@ -326,12 +350,13 @@ impl Scout {
         }
     }
 
-    fn measure(&self) -> Result<(), Trouble> {
+    fn measure(&mut self) -> Result<(), Trouble> {
+        // How far each is: before the ends are asked for, as it goes on meanwhile.
         let partitions: Vec<_> = {
             let partitions = self.shared.partitions.lock();
             partitions
                 .iter()
-                .map(|(place, state)| (place.clone(), Arc::clone(state)))
+                .map(|(place, state)| (place.clone(), state.done(), Arc::clone(state)))
                 .collect()
         };
         if partitions.is_empty() {
@@ -339,12 +364,23 @@ impl Scout {
         }
         let asked: Vec<_> = partitions
             .iter()
-            .map(|((topic, partition), _)| (topic.as_str(), *partition, END))
+            .map(|((topic, partition), ..)| (topic.as_str(), *partition, END))
             .collect();
         let ends = self.ask(&asked)?;
         let now = Instant::now();
-        for (place, state) in &partitions {
-            if let Some(end) = ends.get(place) {
+        let mut anew = Vec::new();
+        for (place, done, state) in &partitions {
+            let Some(end) = ends.get(place) else { continue };
+            if end < done {
+                tracing::warn!(
+                    topic = place.0,
+                    partition = place.1,
+                    done,
+                    end,
+                    "{ENDS_EARLY}"
+                );
+                anew.push(place.clone());
+            } else {
                 state.ends_at(*end, now);
             }
         }
@@ -361,13 +397,16 @@ impl Scout {
                 }
             }
         }
+        if !anew.is_empty() {
+            self.anew.extend(anew.iter().cloned());
+            self.unassign(anew);
+        }
         Ok(())
     }
 
     /// First or last offsets, all in one request to each leader.
     fn ask(&self, places: &[(&str, i32, i64)]) -> Result<Places, Trouble> {
-        let found = self.consumer.offsets_for_times(list(places)?, CALL_LIMIT)?;
-        Ok(offsets_of(&found))
+        Ok(source::ask(&self.consumer, places, CALL_LIMIT)?)
     }
 
     fn show_lag(&mut self) {
@@ -392,20 +431,6 @@ impl Scout {
         }
         self.shown = topics.into_keys().collect();
     }
-}
-
-/// As Kafka's request for offsets has them.
-const BEGINNING: i64 = -2;
-const END: i64 = -1;
-
-fn offsets_of(list: &TopicPartitionList) -> Places {
-    let mut found = Places::new();
-    for element in list.elements() {
-        if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
-            found.insert((element.topic().to_owned(), element.partition()), offset);
-        }
-    }
-    found
 }
 
 /// Why a round was not whole.

@@ -1,5 +1,6 @@
 //! The client that reads: partitions are assigned by hand, from where the offsets say.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,7 +32,7 @@ impl ClientContext for Commits {
         if self.shared.flow.transfer == Transfer::Pull
             && let Some(total) = bandwidth::total(statistics, "rx_bytes")
         {
-            self.shared.crossed(self.wire.grew(total));
+            self.shared.crossed(&self.wire, total);
         }
     }
 
@@ -47,6 +48,10 @@ impl ConsumerContext for Commits {
     }
 }
 
+/// How long a new client is waited for.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// How long the group's coordinator is waited for.
+const GROUP_LIMIT: Duration = Duration::from_secs(5);
 /// By how many records the queue is bounded, so that small ones with their overhead in librdkafka don't fill the memory.
 const SMALL_RECORD: usize = 160;
 
@@ -59,8 +64,8 @@ impl Source {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("isolation.level", "read_committed")
-            // Where the source deleted what was to be read next; the loss is counted.
-            .set("auto.offset.reset", "earliest")
+            // Where the source deleted what was to be read next, the lane counts the loss and goes on.
+            .set("auto.offset.reset", "error")
             .set("fetch.wait.max.ms", "100")
             .set("fetch.error.backoff.ms", "100")
             // The default of 1 s starves a consumer that is slower than its fetcher.
@@ -86,13 +91,22 @@ impl Source {
             answered: AtomicU64::new(0),
             failed: Mutex::default(),
         };
-        Ok(Self {
-            consumer: config.create_with_context(context)?,
-        })
+        let consumer: BaseConsumer<Commits> = config.create_with_context(context)?;
+        // Connects, and learns who leads what, so that it reads at once when it is told what to read.
+        let _ = consumer.fetch_metadata(None, CONNECT_LIMIT);
+        Ok(Self { consumer })
     }
 
     pub(crate) fn poll(&self, wait: Duration) -> Option<KafkaResult<BorrowedMessage<'_>>> {
         self.consumer.poll(wait)
+    }
+
+    /// Pays for records that were read, where the link is on this side.
+    pub(crate) fn pay(&self, bytes: usize) {
+        let context = self.consumer.context();
+        if context.shared.flow.transfer == Transfer::Pull {
+            context.shared.pay_ahead(&context.wire, bytes);
+        }
     }
 
     pub(crate) fn assign(&self, places: &[(&str, i32, i64)]) -> KafkaResult<()> {
@@ -109,6 +123,15 @@ impl Source {
         self.assign(places)
     }
 
+    /// Waits until the group's coordinator is found: until then nothing would be committed, however much is carried.
+    pub(crate) fn find_group(&self, topic: &str) {
+        let asked = list(&[(topic, 0, END)]);
+        let found = asked.and_then(|asked| self.consumer.committed_offsets(asked, GROUP_LIMIT));
+        if let Err(error) = found {
+            tracing::debug!(%error, "the group's coordinator was not found yet");
+        }
+    }
+
     /// Commits to the flow's group; the answer comes to [`Source::commits_answered`]. The note says which process did.
     pub(crate) fn commit(
         &self,
@@ -121,6 +144,16 @@ impl Source {
 
     pub(crate) fn commits_answered(&self) -> u64 {
         self.consumer.context().answered.load(Ordering::Acquire)
+    }
+
+    /// First or last offsets, all in one request to each leader.
+    pub(crate) fn ask(&self, places: &[(&str, i32, i64)], limit: Duration) -> KafkaResult<Places> {
+        ask(&self.consumer, places, limit)
+    }
+
+    /// The next offset of each partition of which something came: also behind what ends transactions, which is no record.
+    pub(crate) fn positions(&self) -> KafkaResult<Places> {
+        Ok(offsets_of(&self.consumer.position()?))
     }
 
     /// Why the last commit failed, once.
@@ -156,6 +189,33 @@ pub(crate) fn noted(note: &str) -> Option<&str> {
 }
 
 const NOTE: &str = "zeelos-mirror/";
+
+/// A partition, and something about it.
+pub(crate) type Places = BTreeMap<(String, i32), i64>;
+
+/// As Kafka's request for offsets has them.
+pub(crate) const BEGINNING: i64 = -2;
+pub(crate) const END: i64 = -1;
+
+/// Offsets by time, [`BEGINNING`] or [`END`]; partitions that have none now are not among the answers.
+pub(crate) fn ask<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    places: &[(&str, i32, i64)],
+    limit: Duration,
+) -> KafkaResult<Places> {
+    let found = consumer.offsets_for_times(list(places)?, limit)?;
+    Ok(offsets_of(&found))
+}
+
+pub(crate) fn offsets_of(list: &TopicPartitionList) -> Places {
+    let mut found = Places::new();
+    for element in list.elements() {
+        if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
+            found.insert((element.topic().to_owned(), element.partition()), offset);
+        }
+    }
+    found
+}
 
 pub(crate) fn list(places: &[(&str, i32, i64)]) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::with_capacity(places.len());

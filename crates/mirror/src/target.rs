@@ -54,8 +54,8 @@ pub(crate) struct Reports {
     wire: Wire,
     /// Acknowledged records by epoch; counted without transactions only.
     acknowledged: [AtomicUsize; SLOTS],
-    /// Grows with whatever the target acknowledges.
-    moves: AtomicU64,
+    /// Grows with whatever the client tells: what it has not told yet counts as in flight.
+    told: AtomicU64,
     failed: AtomicUsize,
     failures: Mutex<Vec<Failure>>,
     /// Why the client can't go on.
@@ -64,10 +64,11 @@ pub(crate) struct Reports {
 
 impl ClientContext for Reports {
     fn stats_raw(&self, statistics: &[u8]) {
+        self.told.fetch_add(1, Ordering::Relaxed);
         if self.shared.flow.transfer == Transfer::Push
             && let Some(total) = bandwidth::total(statistics, "tx_bytes")
         {
-            self.shared.crossed(self.wire.grew(total));
+            self.shared.crossed(&self.wire, total);
         }
     }
 
@@ -87,7 +88,7 @@ impl ProducerContext for Reports {
         match result {
             Ok(_) => {
                 self.acknowledged[ticket.slot % SLOTS].fetch_add(1, Ordering::Relaxed);
-                self.moves.fetch_add(1, Ordering::Relaxed);
+                self.told.fetch_add(1, Ordering::Relaxed);
             }
             Err((error, _)) => {
                 let code = error
@@ -101,11 +102,19 @@ impl ProducerContext for Reports {
 }
 
 impl Shared {
-    /// These bytes crossed the link.
-    pub(crate) fn crossed(&self, bytes: u64) {
-        metrics::LINK_BYTES.inc_by(bytes);
+    /// So many bytes of a client's crossed the link, in all.
+    pub(crate) fn crossed(&self, wire: &Wire, total: u64) {
+        let (grew, due) = wire.grew(total);
+        metrics::LINK_BYTES.inc_by(grew);
         if let Some(bandwidth) = &self.bandwidth {
-            bandwidth.pay(bytes, Instant::now());
+            bandwidth.pay(due, Instant::now());
+        }
+    }
+
+    /// So many bytes cross it, or did, as far as a lane can tell.
+    pub(crate) fn pay_ahead(&self, wire: &Wire, bytes: usize) {
+        if let Some(bandwidth) = &self.bandwidth {
+            bandwidth.pay(wire.pay_ahead(bytes), Instant::now());
         }
     }
 
@@ -145,6 +154,8 @@ const LEAST_QUEUE_BYTES: usize = 64 * 1024;
 /// How long a transaction may be open before the target aborts it: what a killed mirror can hold up readers, unless
 /// its successor, which aborts it at once, comes sooner.
 const TRANSACTION_LIMIT_MS: &str = "30000";
+/// How long a new client is waited for.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 /// How long one call of the transaction protocol waits; it is repeated.
 pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -164,6 +175,9 @@ pub(crate) enum NoTarget {
     NoTransactions(String),
     #[error("told to stop")]
     Stopped,
+    /// It may go another time.
+    #[error("{0}")]
+    NotNow(String),
     #[error(transparent)]
     Failed(#[from] anyhow::Error),
 }
@@ -176,6 +190,8 @@ impl Target {
     ) -> Result<Self, NoTarget> {
         let queue_bytes = shared.queue_bytes(Transfer::Push, 8 * 1024 * 1024);
         let mut config = shared.target.client_config();
+        // librdkafka's other name for message.timeout.ms: whatever a file of properties says, it must not count.
+        config.remove("delivery.timeout.ms");
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -207,6 +223,8 @@ impl Target {
             }
         }
         let target = Self::make(shared, &config)?;
+        // Connects: a client that has no broker yet looks for a producer id only every half a second.
+        let _ = target.producer.client().fetch_metadata(None, CONNECT_LIMIT);
         if transactional_id.is_some() {
             target.init_transactions(shared)?;
         }
@@ -218,7 +236,7 @@ impl Target {
             shared: Arc::clone(shared),
             wire: Wire::default(),
             acknowledged: Default::default(),
-            moves: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             failed: AtomicUsize::new(0),
             failures: Mutex::default(),
             fatal: Mutex::default(),
@@ -292,6 +310,14 @@ impl Target {
         BaseRecord::with_opaque_to(topic, ticket.opaque())
     }
 
+    /// Pays for records that were handed over, where the link is on this side.
+    pub(crate) fn pay(&self, bytes: usize) {
+        let reports = self.reports();
+        if reports.shared.flow.transfer == Transfer::Push {
+            reports.shared.pay_ahead(&reports.wire, bytes);
+        }
+    }
+
     /// Takes reports until there is none; waits for the first.
     pub(crate) fn poll(&self, wait: Duration) {
         let mut before = self.reported();
@@ -304,7 +330,7 @@ impl Target {
     }
 
     fn reported(&self) -> (u64, usize) {
-        (self.moves(), self.failed())
+        (self.reports().told.load(Ordering::Relaxed), self.failed())
     }
 
     /// Records of this epoch that the target acknowledged.
@@ -318,10 +344,6 @@ impl Target {
 
     pub(crate) fn in_flight(&self) -> usize {
         usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
-    }
-
-    pub(crate) fn moves(&self) -> u64 {
-        self.reports().moves.load(Ordering::Relaxed)
     }
 
     pub(crate) fn failed(&self) -> usize {
@@ -339,6 +361,19 @@ impl Target {
         known.or_else(|| {
             let (code, reason) = self.producer.client().fatal_error()?;
             Some(format!("{reason} ({code})"))
+        })
+    }
+
+    /// Whether another client has its transactional id now.
+    pub(crate) fn is_fenced(&self) -> bool {
+        let error = self.producer.client().fatal_error();
+        error.is_some_and(|(code, _)| {
+            matches!(
+                code,
+                RDKafkaErrorCode::Fenced
+                    | RDKafkaErrorCode::ProducerFenced
+                    | RDKafkaErrorCode::InvalidProducerEpoch
+            )
         })
     }
 

@@ -8,6 +8,8 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::io::Write as _;
 
 use thiserror::Error;
 
@@ -234,6 +236,22 @@ pub(crate) fn put_long(out: &mut Vec<u8>, value: i64) {
 pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_len(out, bytes.len());
     out.extend_from_slice(bytes);
+}
+
+/// A text that is shown, without making it first.
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &(impl Display + ?Sized)) {
+    let start = out.len();
+    // Room for the length of a text shorter than 64 bytes.
+    out.push(0);
+    write!(out, "{text}").expect("a vector takes all that is written to it");
+    let len = out.len() - start - 1;
+    if len < 64 {
+        out[start] = (len as u8) << 1;
+    } else {
+        let long = out.split_off(start + 1);
+        out.truncate(start);
+        put_bytes(out, &long);
+    }
 }
 
 pub(crate) fn put_len(out: &mut Vec<u8>, len: usize) {

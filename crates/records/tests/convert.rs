@@ -599,23 +599,86 @@ fn a_binding_keeps_the_letters_the_record_knows() {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_value_comes_back_as_its_models_type(value in prop_oneof![
+fn any_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
         ".*".prop_map(Value::String),
         any::<i64>().prop_map(Value::Integer),
         any::<u64>().prop_map(Value::Unsigned),
-        any::<f64>().prop_filter("a number", |v| !v.is_nan()).prop_map(Value::Float),
+        any::<f64>()
+            .prop_filter("a number", |v| !v.is_nan())
+            .prop_map(Value::Float),
         any::<bool>().prop_map(Value::Boolean),
         any::<Vec<u8>>().prop_map(Value::Opaque),
         (i64::MIN / 1000..=i64::MAX / 1000).prop_map(Value::Time),
         any::<(u16, u16)>().prop_map(|(o, i)| Value::ObjectLink(o, i)),
         ".*".prop_map(Value::CoreLink),
-    ]) {
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_value_comes_back_as_its_models_type(value in any_value()) {
         let (ty, record) = value_from_model(&value);
         prop_assert_eq!(value_to_model(ty, &record, Some(value.value_type())), Ok(value));
+    }
+
+    #[test]
+    fn a_shown_value_is_the_datum_of_its_record(
+        value in any_value(),
+        (o, i, r) in any::<(u16, u16, u16)>(),
+        other in any::<u16>(),
+        observation_id in "[0-9a-f]{0,80}",
+        timestamp: i64,
+    ) {
+        let resource = ObjectPath::Resource(o, i, r);
+        let single = Node::single(r, value.clone());
+        let several = ResourceNode::multiple(r, value.value_type(), [(other, value.clone())]);
+        let instance = InstanceNode::new(i, [several.clone(), ResourceNode::single(other, value.clone())]);
+        for (path, node) in [
+            (resource, single.clone()),
+            (resource, Node::Resource(several)),
+            (ObjectPath::Instance(o, i), Node::Instance(instance)),
+            (ObjectPath::ResourceInstance(o, i, r, other), Node::ResourceInstance { id: other, value }),
+            // Nodes that do not stand where they should.
+            (ObjectPath::Resource(o, i, other), single.clone()),
+            (ObjectPath::Object(o), single),
+        ] {
+            let head = records::ObserveHead {
+                ticket: "t1",
+                observation_id: &observation_id,
+                server_id: "gw",
+                ep: "dev1",
+                path: &path,
+                timestamp,
+            };
+            let mut datum = vec![7];
+            let written = ResponseObserve::write_shown(head, &path, &node, &mut datum);
+            let record = content_from_node(&node, &path).map(|content| ResponseObserve {
+                ticket: "t1".to_owned(),
+                observation_id: observation_id.clone(),
+                server_id: "gw".to_owned(),
+                ep: "dev1".to_owned(),
+                path: path.to_string(),
+                timestamp,
+                rep: ResponsePayload {
+                    code: ResponseCode::Content,
+                    kind: RequestKind::Observe,
+                    body: Some(ResponseBody::Read(content)),
+                },
+            });
+            match record {
+                Ok(record) => {
+                    prop_assert_eq!(written, Ok(()));
+                    prop_assert_eq!(&datum[1..], records::AvroRecord::to_datum(&record));
+                }
+                Err(error) => {
+                    prop_assert_eq!(written, Err(error));
+                    prop_assert_eq!(datum, [7]);
+                }
+            }
+        }
     }
 }
 

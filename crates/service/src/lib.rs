@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod auth;
+mod clock;
 pub mod config;
 pub mod health;
 pub mod metrics;
@@ -14,6 +15,7 @@ mod secret;
 mod seldom;
 pub mod tls;
 
+pub use clock::now_ms;
 pub use health::{Condition, Health};
 pub use runtime::{Backoff, CommonArgs, Context, LogFormat, run};
 pub use secret::Secret;

@@ -7,13 +7,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::http::{Method, StatusCode};
+use axum::extract::State;
+use axum::http::Method;
 use axum::response::IntoResponse as _;
 use axum::routing::get;
+use axum::{Extension, Router};
 use futures::StreamExt as _;
 use reqwest::{Client, RequestBuilder, header};
-use service::auth::{AuthArgs, AuthError, Gate, Protection, Role, token_entry, user_entry};
+use service::auth::{AuthArgs, AuthError, Caller, Gate, Protection, Role, token_entry, user_entry};
 use service::tls::{Listener, Peer};
 use service::{CancellationToken, Secret};
 use tempfile::TempDir;
@@ -27,6 +28,7 @@ struct Site {
     http: Client,
     token: Secret,
     users: PathBuf,
+    tokens: PathBuf,
     port: u16,
     stop: CancellationToken,
     _folder: TempDir,
@@ -61,7 +63,7 @@ impl Site {
         let address = listener.local_addr().unwrap();
         let args = AuthArgs {
             users_file: Some(users.clone()),
-            tokens_file: Some(tokens),
+            tokens_file: Some(tokens.clone()),
             web_open: false,
         };
         let gate = args.gate(address, "--web-listen").unwrap();
@@ -71,9 +73,9 @@ impl Site {
             async move { gate.follow(stop).await }
         });
         tokio::spawn(async move {
-            let app = app(&gate, address.port());
-            let app = app.into_make_service_with_connect_info::<Peer>();
             let listener = Listener::new(listener, None, 512).unwrap();
+            let app = app(&gate, &listener);
+            let app = app.into_make_service_with_connect_info::<Peer>();
             axum::serve(listener, app).await.unwrap();
         });
         Self {
@@ -81,6 +83,7 @@ impl Site {
             http: Client::builder().no_proxy().build().unwrap(),
             token,
             users,
+            tokens,
             port: address.port(),
             stop,
             _folder: folder,
@@ -107,20 +110,24 @@ impl Drop for Site {
     }
 }
 
-fn app(gate: &Gate, port: u16) -> Router {
-    let by = Protection {
-        policy,
-        refuse: |status: StatusCode, reason: &str| (status, reason.to_owned()).into_response(),
-        tls: false,
-        port,
-    };
+fn app(gate: &Gate, listener: &Listener) -> Router {
+    let by = Protection::new(listener, policy, |status, reason| {
+        (status, reason.to_owned()).into_response()
+    });
     let handlers = || get(|| async { "done" }).post(|| async { "done" });
     let routes = Router::new()
         .route("/free", handlers())
         .route("/things", handlers())
         .route("/security", handlers())
+        .route("/until", get(until).with_state(gate.clone()))
         .merge(gate.session_routes(by));
     gate.protect(routes, by)
+}
+
+/// Goes on until what let the caller in does not count any more.
+async fn until(State(gate): State<Gate>, Extension(caller): Extension<Caller>) -> &'static str {
+    gate.shut_out(&caller).await;
+    "shut out"
 }
 
 async fn status(request: RequestBuilder) -> u16 {
@@ -239,6 +246,55 @@ async fn a_page_logs_in_with_a_cookie_that_scripts_and_other_sites_do_not_get() 
         status(site.post("/api/session").body("user=operator")).await,
         400
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_on_for_long_ends_with_what_let_it_in_and_not_with_anothers() {
+    let site = Site::start().await;
+    let cookie = async || {
+        let response = site.login("reader", PASSWORD).await;
+        let cookie = response.headers()[header::SET_COOKIE].to_str().unwrap();
+        cookie.split(';').next().unwrap().to_owned()
+    };
+    let (first, second) = (cookie().await, cookie().await);
+    let begin = |request: RequestBuilder| {
+        tokio::spawn(async move { request.send().await.unwrap().text().await.unwrap() })
+    };
+    let with = |cookie: &str| site.get("/until").header(header::COOKIE, cookie);
+    let (of_first, of_second) = (begin(with(&first)), begin(with(&second)));
+    let of_token = begin(site.get("/until").bearer_auth(site.token.expose()));
+    let of_password = begin(site.get("/until").basic_auth("operator", Some(PASSWORD)));
+    let soon = Duration::from_secs(10);
+
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let logout = site
+        .http
+        .delete(format!("{}/api/session", site.url))
+        .header(header::COOKIE, &first);
+    assert_eq!(status(logout).await, 200);
+    let ended = tokio::time::timeout(soon, of_first).await;
+    assert_eq!(ended.expect("it ends").unwrap(), "shut out");
+    assert!(!of_second.is_finished());
+
+    // The operator's password changes, and nobody else's.
+    let lines = fs::read_to_string(&site.users).unwrap();
+    let lines: Vec<String> = lines
+        .lines()
+        .map(|line_| match line_.starts_with("operator:") {
+            true => line("operator", Role::Operate, "another horse"),
+            false => format!("{line_}\n"),
+        })
+        .collect();
+    fs::write(&site.users, lines.concat()).unwrap();
+    let ended = tokio::time::timeout(soon, of_password).await;
+    assert_eq!(ended.expect("it ends").unwrap(), "shut out");
+    assert!(!of_second.is_finished() && !of_token.is_finished());
+
+    fs::write(&site.tokens, "").unwrap();
+    let ended = tokio::time::timeout(soon, of_token).await;
+    assert_eq!(ended.expect("it ends").unwrap(), "shut out");
+    assert!(!of_second.is_finished());
+    of_second.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use kafka::{DeadLetters, Process, ProcessError, ReadError, Record, RecordDecoder};
 use records::ResponseObserve;
@@ -187,7 +187,7 @@ impl<A: Analytic> Worker<A> {
     }
 
     async fn decode(&mut self, batch: &[Record]) -> Result<Decoded, ProcessError> {
-        let now_ms = now_ms();
+        let now_ms = service::now_ms();
         let ahead_ms = i64::try_from(self.max_ahead.as_millis()).unwrap_or(i64::MAX);
         let mut decoded = Decoded {
             ends: ends(batch),
@@ -341,14 +341,6 @@ enum WorkError {
     Windows(String),
 }
 
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_millis()).ok())
-        .unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use kafka::{Producer, ProducerSettings, RecordEncoder};
@@ -434,6 +426,7 @@ mod tests {
                 partition: 0,
                 offset,
                 timestamp_ms: None,
+                appended: false,
                 key: None,
                 value: Some(encoder.value("t", &observation).await.unwrap()),
                 headers: Vec::new(),

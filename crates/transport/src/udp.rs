@@ -192,23 +192,31 @@ impl UdpTransport {
     /// As [`UdpTransport::recv_batch`], without waiting; `false` where nothing was there.
     pub fn try_recv_batch(&self, batch: &mut Batch) -> io::Result<bool> {
         batch.clear();
+        let mut bytes = 0;
         let received = self.socket.try_io(Interest::READABLE, || {
-            receive_many(&self.socket, self.is_v6, batch)
+            bytes = receive_many(&self.socket, self.is_v6, batch)?;
+            // Fewer than there is room for: the socket is empty, as a second call would only say. The next datagram
+            // wakes who waits, also one that comes right now.
+            match batch.is_full() {
+                true => Ok(()),
+                false => Err(ErrorKind::WouldBlock.into()),
+            }
         });
         match received {
-            Ok(bytes) => {
+            Err(error) if error.kind() != ErrorKind::WouldBlock => {
+                // An ICMP message about a datagram sent earlier, or an interrupted call: the socket itself is fine.
+                if !is_about_a_peer(&error) {
+                    return Err(error);
+                }
+                self.counters.receive_errors.fetch_add(1, Relaxed);
+                Ok(false)
+            }
+            _ => {
                 let count = batch.len() as u64;
                 self.counters.received.fetch_add(count, Relaxed);
                 self.counters.received_bytes.fetch_add(bytes, Relaxed);
                 Ok(count > 0)
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            // An ICMP message about a datagram sent earlier, or an interrupted call: the socket itself is fine.
-            Err(error) if is_about_a_peer(&error) => {
-                self.counters.receive_errors.fetch_add(1, Relaxed);
-                Ok(false)
-            }
-            Err(error) => Err(error),
         }
     }
 

@@ -214,7 +214,15 @@ async fn the_whole_path_over_mutual_tls() -> anyhow::Result<()> {
         ))
     };
     let rest = format!("127.0.0.1:{}", free_port());
-    let sink = words(&format!("--connect-listen {rest}"))
+    // Also from other machines; whose certificate may change connectors stands in a file.
+    let everywhere = rest.replace("127.0.0.1", "0.0.0.0");
+    let users = Path::new(&certs.ca()).with_file_name("users");
+    std::fs::write(&users, "client-cloud:operate:certificate\n")?;
+    let sink = words(&format!(
+        "--connect-listen {everywhere} --users-file {}",
+        users.display()
+    ));
+    let sink = sink
         .into_iter()
         .chain(certs.kafka(&cloud, "connect-cloud"))
         .chain(certs.listener("connect-cloud"));
@@ -316,6 +324,17 @@ async fn connectors_are_managed_with_curl(
         "client-cloud.key",
     ];
     curl(&checked, "/connectors").await?;
+    // A gateway's certificate is good for the handshake, and for nothing here.
+    let gateways = [
+        "-k",
+        "--cert",
+        "mirror-A.certificate.pem",
+        "--key",
+        "mirror-A.key",
+    ];
+    let refused = curl(&gateways, "/connectors").await;
+    let refused = format!("{:#}", refused.err().context("a gateway came in")?);
+    ensure!(refused.contains("401"), "{refused}");
     let refused = curl(&["-k"], "/connectors").await;
     let refused = format!(
         "{:#}",

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on ends")]
 
+mod copies;
 mod load;
 mod offline;
 mod path;

@@ -31,6 +31,8 @@ pub(crate) struct Account {
     pub(crate) asked: BTreeMap<String, RequestKind>,
     /// How often each ticket's command was executed on its device.
     pub(crate) executed: BTreeMap<String, u32>,
+    /// By endpoint: how often something was written there.
+    pub(crate) written: BTreeMap<String, usize>,
 }
 
 /// What devices and operator do.
@@ -45,7 +47,7 @@ enum Phase {
 /// Devices and an operator at work until they are told to stop.
 pub(crate) struct Load {
     phase: watch::Sender<Phase>,
-    devices: JoinSet<(String, BTreeSet<i64>, Vec<String>)>,
+    devices: JoinSet<Done>,
     operator: JoinSet<BTreeMap<String, RequestKind>>,
 }
 
@@ -80,9 +82,12 @@ impl Load {
     pub(crate) async fn stop(mut self, mut account: Account) -> Account {
         let _ = self.phase.send(Phase::End);
         while let Some(done) = self.devices.join_next().await {
-            let (name, values, executed) = done.unwrap();
-            account.acknowledged.insert(name, values);
-            for ticket in executed {
+            let done = done.unwrap();
+            account
+                .acknowledged
+                .insert(done.name.clone(), done.acknowledged);
+            account.written.insert(done.name, done.written);
+            for ticket in done.executed {
                 *account.executed.entry(ticket).or_default() += 1;
             }
         }
@@ -90,13 +95,21 @@ impl Load {
     }
 }
 
-async fn device(
-    coap: SocketAddr,
+/// What a device knows at its end.
+#[derive(Default)]
+struct Done {
     name: String,
-    phase: watch::Receiver<Phase>,
-) -> (String, BTreeSet<i64>, Vec<String>) {
+    acknowledged: BTreeSet<i64>,
+    executed: Vec<String>,
+    written: usize,
+}
+
+async fn device(coap: SocketAddr, name: String, phase: watch::Receiver<Phase>) -> Done {
     let mut device = Device::start(coap, &name).await;
-    let (mut acknowledged, mut executed) = (BTreeSet::new(), Vec::new());
+    let mut done = Done {
+        name,
+        ..Done::default()
+    };
     for value in 0_i64.. {
         let now = *phase.borrow();
         match now {
@@ -106,15 +119,20 @@ async fn device(
         }
         sleep(VALUE_EVERY).await;
         for payload in device.acknowledged() {
-            acknowledged.extend(number(&payload));
+            done.acknowledged.extend(number(&payload));
         }
         for event in device.drain() {
-            if let Event::Executed { arguments, .. } = event {
-                executed.push(arguments.trim_start_matches("0='").replace('\'', ""));
+            match event {
+                Event::Executed { arguments, .. } => {
+                    let ticket = arguments.trim_start_matches("0='").replace('\'', "");
+                    done.executed.push(ticket);
+                }
+                Event::Written { .. } => done.written += 1,
+                _ => {}
             }
         }
     }
-    (name, acknowledged, executed)
+    done
 }
 
 /// The value in a TLV of one float: its last eight bytes (LwM2M 1.1 core, section 7.4.3).

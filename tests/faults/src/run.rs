@@ -1,11 +1,12 @@
 use std::time::Duration;
 
 use kafka::{Cluster, OutRecord, Producer, ProducerSettings};
+use records::{SchemaId, frame};
 use tokio::time::{Instant, sleep};
 
 use crate::load::{Account, Load};
 use crate::verdict::Cloud;
-use crate::{Path, Plan, Verdict, others_read_the_same, topic};
+use crate::{Path, Plan, Verdict, copies, others_read_the_same, topic};
 
 /// How long and with what.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<Verdict> {
             verdict.dead_letters
         ));
     }
+    verdict.faults.extend(copied(&path).await?);
     if let Err(error) = others_read_the_same(&path).await {
         verdict.faults.push(format!("{error:#}"));
     }
@@ -84,13 +86,31 @@ async fn settled(path: &Path, account: &Account, since: Instant) -> Cloud {
     }
 }
 
+/// What the flows did otherwise than they should, once there is nothing, or it took too long: values that no device was
+/// told of may still be on their way.
+async fn copied(path: &Path) -> anyhow::Result<Vec<String>> {
+    let since = Instant::now();
+    loop {
+        let differences = copies::differences(path, &unknown()).await?;
+        if differences.is_empty() || since.elapsed() > SETTLING {
+            return Ok(differences);
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// Poisoned records that someone must put aside: what is no Avro at all goes through a mirror as it is, and only the
 /// server, who must understand requests, can't take it; a schema that nobody knows stops at the mirror.
 const POISONED: usize = 5;
 
+/// A record of a schema that nobody knows.
+fn unknown() -> Vec<u8> {
+    frame::join(SchemaId(987_654), b"unknown")
+}
+
 /// One record that is not Avro and one whose schema nobody knows, on each topic where it begins.
 async fn poison(path: &Path) {
-    let unknown = [&[0][..], &987_654_u32.to_be_bytes(), b"unknown"].concat();
+    let unknown = unknown();
     for (site, name) in [
         (&path.cloud.site, "management.req"),
         (&path.edge.site, "management.rep"),

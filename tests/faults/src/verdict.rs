@@ -199,11 +199,43 @@ impl Cloud {
                 faults.push(format!("{ticket} was executed, and answered {replies:?}"));
             }
         }
+        faults.extend(self.writes(account));
+        // Both clusters have transactions.
+        if verdict.repeated_replies > 0 {
+            faults.push(format!(
+                "{} replies are there more than once",
+                verdict.repeated_replies
+            ));
+        }
         let twice = account.executed.iter().find(|(_, times)| **times > 1);
         if let Some((ticket, times)) = twice {
             faults.push(format!("{ticket} was executed {times} times"));
         }
         verdict.faults = faults;
+    }
+}
+
+impl Cloud {
+    /// A device has to have been written to once for each write that is answered CHANGED, and at most once for each of
+    /// which nobody knows.
+    fn writes(&self, account: &Account) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (ep, written) in &account.written {
+            let of_device = self.replies.values().flatten().filter(|reply| {
+                reply.ep == *ep && account.asked.get(&reply.ticket) == Some(&RequestKind::Write)
+            });
+            let (mut changed, mut unknown) = (0, 0);
+            for reply in of_device {
+                changed += usize::from(reply.rep.code == ResponseCode::Changed);
+                unknown += usize::from(is_unknown(reply));
+            }
+            if !(changed..=changed + unknown).contains(written) {
+                faults.push(format!(
+                    "{ep} was written to {written} times: {changed} are answered CHANGED, of {unknown} nobody knows"
+                ));
+            }
+        }
+        faults
     }
 }
 

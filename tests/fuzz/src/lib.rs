@@ -61,6 +61,25 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("server_datagrams", lwm2m::fuzz::server_datagrams),
 ];
 
+/// Those that read datagrams, or what stands in one.
+pub const FROM_THE_NETWORK: [&str; 15] = [
+    "client_datagrams",
+    "coap_datagram",
+    "decode_binding",
+    "decode_cbor",
+    "decode_dtls_handshake",
+    "decode_link_format",
+    "decode_oma_json",
+    "decode_registration",
+    "decode_senml_cbor",
+    "decode_senml_json",
+    "decode_text",
+    "decode_tlv",
+    "dtls_datagrams",
+    "parse_path",
+    "server_datagrams",
+];
+
 /// The entry of this name.
 pub fn target(name: &str) -> Option<Target> {
     TARGETS

@@ -5,26 +5,8 @@
 use std::fs;
 use std::path::Path;
 
-use fuzz::Mutator;
+use fuzz::{FROM_THE_NETWORK, Mutator};
 
-/// What reads datagrams, or what stands in one.
-const FROM_THE_NETWORK: [&str; 15] = [
-    "client_datagrams",
-    "coap_datagram",
-    "decode_binding",
-    "decode_cbor",
-    "decode_dtls_handshake",
-    "decode_link_format",
-    "decode_oma_json",
-    "decode_registration",
-    "decode_senml_cbor",
-    "decode_senml_json",
-    "decode_text",
-    "decode_tlv",
-    "dtls_datagrams",
-    "parse_path",
-    "server_datagrams",
-];
 const INPUT: usize = 1_024;
 const MOST: u64 = 64 << 10;
 const CHANGED: usize = 300;

@@ -1,7 +1,7 @@
 use std::sync::LazyLock;
 
 use e2e::Service;
-use site::{Desk, Site};
+use site::{Site, WatchingDesk};
 use testkit::free_port;
 use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
@@ -11,9 +11,9 @@ use crate::Rest;
 /// Our server in a process of its own, with a broker and a registry behind it.
 pub struct Gateway {
     pub site: Site,
-    /// `host:port` for devices.
+    /// `host:port` for devices, over IPv4.
     pub coap: String,
-    /// `host:port` for devices that speak DTLS.
+    /// The same for devices that speak DTLS.
     pub coaps: String,
     pub rest: Rest,
     _server: Service,
@@ -47,12 +47,14 @@ impl Gateway {
     /// When the server does not become ready.
     pub async fn start(options: &[&str]) -> anyhow::Result<Self> {
         let site = Site::start().await;
-        let local = || format!("127.0.0.1:{}", free_port());
-        let (coap, coaps, web) = (local(), local(), local());
+        let local = |port: u16| format!("127.0.0.1:{port}");
+        let (coap, coaps, web) = (free_port(), free_port(), local(free_port()));
+        // Of both families, as a gateway's are.
+        let [at, secure_at] = [coap, coaps].map(|port| format!("[::]:{port}"));
         let named = [
             ("-n", Self::ID),
-            ("--coap-listen", &coap),
-            ("--coaps-listen", &coaps),
+            ("--coap-listen", &*at),
+            ("--coaps-listen", &secure_at),
             ("--web-listen", &web),
             ("--data-dir", "store"),
             ("--kafka-bootstrap-server", site.bootstrap()),
@@ -64,13 +66,18 @@ impl Gateway {
         Ok(Self {
             rest: Rest::new(&web),
             site,
-            coap,
-            coaps,
+            coap: local(coap),
+            coaps: local(coaps),
             _server: server,
         })
     }
 
-    pub async fn desk(&self) -> Desk {
-        Desk::open(&self.site, Self::ID).await
+    /// The same place over IPv6.
+    pub fn over_ipv6(place: &str) -> String {
+        place.replace("127.0.0.1", "[::1]")
+    }
+
+    pub async fn desk(&self) -> WatchingDesk {
+        WatchingDesk::open(&self.site, Self::ID).await
     }
 }

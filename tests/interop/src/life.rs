@@ -29,7 +29,10 @@ pub async fn live(
     ensure!(registration["lwM2mVersion"] == "1.1", "{registration}");
 
     let model = match library {
-        Library::LibcoapOpenSsl | Library::LibcoapGnuTls => "libcoap",
+        Library::LibcoapOpenSsl
+        | Library::LibcoapGnuTls
+        | Library::LibcoapMbedTls
+        | Library::LibcoapWolfSsl => "libcoap",
         Library::Aiocoap => "aiocoap",
         Library::GoCoap => "go-coap",
         Library::Leshan => "Leshan client",

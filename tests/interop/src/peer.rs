@@ -3,6 +3,13 @@ use std::time::Duration;
 use testkit::{Child, Launch, LeshanClient, RunDir, c_program, go_program, python_packages};
 
 const LIBCOAP: &str = include_str!("../peers/c/device.c");
+/// In front of a device without DTLS: `tls.h`, then the library's part, then the relay.
+const RELAY: [&str; 2] = [
+    include_str!("../peers/c/tls.h"),
+    include_str!("../peers/c/relay.c"),
+];
+const MBED_TLS: &str = include_str!("../peers/c/mbedtls.c");
+const WOLF_SSL: &str = include_str!("../peers/c/wolfssl.c");
 const AIOCOAP: &str = include_str!("../peers/python/device.py");
 const GO_COAP: [(&str, &str); 3] = [
     ("main.go", include_str!("../peers/go/main.go")),
@@ -17,6 +24,10 @@ pub enum Library {
     LibcoapOpenSsl,
     /// libcoap with GnuTLS.
     LibcoapGnuTls,
+    /// libcoap behind Mbed TLS, the DTLS of Anjay and Zephyr: a relay between its plain CoAP and the server.
+    LibcoapMbedTls,
+    /// libcoap behind wolfSSL, in the same way.
+    LibcoapWolfSsl,
     /// aiocoap with tinydtls.
     Aiocoap,
     /// go-coap with pion's DTLS.
@@ -46,7 +57,9 @@ pub struct Peer {
 enum Program {
     Ours(
         Child,
-        #[allow(dead_code, reason = "kept for its drop")] RunDir,
+        /// What the device needs for as long as it lives.
+        #[allow(dead_code, reason = "kept for its drop")]
+        (RunDir, Option<Child>),
     ),
     Leshan(LeshanClient),
 }
@@ -94,11 +107,25 @@ impl Peer {
         let settings = settings
             .iter()
             .map(|(name, value)| format!("{name}={value}"));
+        let mut settings: Vec<String> = settings.collect();
+        let mut uri = uri.to_owned();
+        let relay = match relay(library).await? {
+            Some(relay) => {
+                let port = uri.rsplit(':').next().unwrap_or_default().to_owned();
+                let relay = relay.arg(port).args(settings.drain(..));
+                let mut relay = relay.spawn(&dir.path().join("relay.log"))?;
+                let listens = |line: &str| line.starts_with("listening ");
+                let line = relay.wait_for_line(PATIENCE, "its port", listens).await?;
+                uri = line.replace("listening ", "coap://127.0.0.1:");
+                Some(relay)
+            }
+            None => None,
+        };
         let launch = launch(library, &dir).await?;
-        let launch = launch.args([uri, endpoint]).args(settings);
+        let launch = launch.args([&*uri, endpoint]).args(settings);
         let child = launch.spawn(&dir.path().join("log"))?;
         Ok(Self {
-            program: Program::Ours(child, dir),
+            program: Program::Ours(child, (dir, relay)),
         })
     }
 
@@ -129,12 +156,29 @@ impl Peer {
     }
 }
 
+/// The process between a device and the server, where there is one.
+async fn relay(library: Library) -> anyhow::Result<Option<Launch>> {
+    let (name, own, flags, package) = match library {
+        Library::LibcoapMbedTls => (
+            "mbedtls-relay",
+            MBED_TLS,
+            "-lmbedtls -lmbedx509 -lmbedcrypto",
+            "libmbedtls-dev",
+        ),
+        Library::LibcoapWolfSsl => ("wolfssl-relay", WOLF_SSL, "wolfssl", "libwolfssl-dev"),
+        _ => return Ok(None),
+    };
+    let source = [RELAY[0], own, RELAY[1]].concat();
+    let program = c_program(name, &source, flags, package).await?;
+    Ok(Some(Launch::new(name, program)))
+}
+
 async fn launch(library: Library, dir: &RunDir) -> anyhow::Result<Launch> {
     let name = format!("{library:?} device");
     let compiled =
         async |program, library| c_program(program, LIBCOAP, library, "libcoap3-dev").await;
     Ok(match library {
-        Library::LibcoapOpenSsl => Launch::new(
+        Library::LibcoapOpenSsl | Library::LibcoapMbedTls | Library::LibcoapWolfSsl => Launch::new(
             name,
             compiled("libcoap-openssl-device", "libcoap-3-openssl").await?,
         ),

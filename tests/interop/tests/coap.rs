@@ -24,6 +24,15 @@ fn go_coap() {
 }
 
 #[test]
+fn go_coap_over_ipv6() {
+    story(async {
+        let gateway = Gateway::shared().await;
+        let uri = format!("coap://{}", Gateway::over_ipv6(&gateway.coap));
+        live(gateway, Library::GoCoap, &uri, "go-coap-6", &[]).await
+    });
+}
+
+#[test]
 fn leshan() {
     story(over_coap(Library::Leshan, "leshan"));
 }

@@ -64,6 +64,17 @@ fn libcoap_with_gnutls_and_a_key() {
     story(with_a_key(Library::LibcoapGnuTls, "gnutls-psk"));
 }
 
+/// With all its suites, those with certificates first, and the extensions of connection ids, tickets and others.
+#[test]
+fn libcoap_behind_mbed_tls_and_a_key() {
+    story(with_a_key(Library::LibcoapMbedTls, "mbedtls-psk"));
+}
+
+#[test]
+fn libcoap_behind_wolf_ssl_and_a_key() {
+    story(with_a_key(Library::LibcoapWolfSsl, "wolfssl-psk"));
+}
+
 #[test]
 fn aiocoap_with_tinydtls_and_a_key() {
     story(with_a_key(Library::Aiocoap, "aiocoap-psk"));
@@ -72,6 +83,18 @@ fn aiocoap_with_tinydtls_and_a_key() {
 #[test]
 fn go_coap_with_pion_and_a_key() {
     story(with_a_key(Library::GoCoap, "go-coap-psk"));
+}
+
+#[test]
+fn go_coap_with_pion_and_a_key_over_ipv6() {
+    story(async {
+        let gateway = &secured().await.gateway;
+        let endpoint = "go-coap-psk-6";
+        allow_key(gateway, endpoint).await?;
+        let uri = format!("coaps://{}", Gateway::over_ipv6(&gateway.coaps));
+        let psk = format!("{endpoint}-id:{KEY}");
+        live(gateway, Library::GoCoap, &uri, endpoint, &[("psk", &psk)]).await
+    });
 }
 
 #[test]
@@ -86,22 +109,29 @@ async fn allow_certificate(secured: &Secured, endpoint: &str) -> anyhow::Result<
     Ok(())
 }
 
+/// With the device's certificate, its key and the authority's certificate as PEM.
+async fn with_a_certificate(library: Library, endpoint: &str) -> anyhow::Result<()> {
+    let secured = secured().await;
+    allow_certificate(secured, endpoint).await?;
+    let uri = format!("coaps://{}", secured.gateway.coaps);
+    let path = |name: &str| secured.certificates.path(name);
+    let settings = [
+        ("cert", &*path(&format!("{endpoint}.pem"))),
+        ("key", &path(&format!("{endpoint}.key"))),
+        ("ca", &path("ca.pem")),
+        ("name", NAME),
+    ];
+    live(&secured.gateway, library, &uri, endpoint, &settings).await
+}
+
 #[test]
 fn go_coap_with_pion_and_a_certificate() {
-    story(async {
-        let secured = secured().await;
-        let endpoint = "go-coap-x509";
-        allow_certificate(secured, endpoint).await?;
-        let uri = format!("coaps://{}", secured.gateway.coaps);
-        let path = |name: &str| secured.certificates.path(name);
-        let settings = [
-            ("cert", &*path("go-coap-x509.pem")),
-            ("key", &path("go-coap-x509.key")),
-            ("ca", &path("ca.pem")),
-            ("name", NAME),
-        ];
-        live(&secured.gateway, Library::GoCoap, &uri, endpoint, &settings).await
-    });
+    story(with_a_certificate(Library::GoCoap, "go-coap-x509"));
+}
+
+#[test]
+fn libcoap_behind_mbed_tls_and_a_certificate() {
+    story(with_a_certificate(Library::LibcoapMbedTls, "mbedtls-x509"));
 }
 
 #[test]

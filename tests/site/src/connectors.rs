@@ -5,6 +5,7 @@ use anyhow::ensure;
 use connect::{ConnectArgs, Server};
 use serde_json::{Value, json};
 use service::Context;
+use service::auth::AuthArgs;
 use testkit::wait_for;
 
 use crate::{PATIENCE, Running, Site};
@@ -21,6 +22,7 @@ impl Connectors {
     /// Arguments of a worker at this site on a free port, with these connectors from the start.
     pub fn args(site: &Site, connectors: &[PathBuf]) -> ConnectArgs {
         ConnectArgs {
+            auth: AuthArgs::default(),
             kafka: site.kafka_args(),
             connect_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             connector: connectors.to_vec(),

@@ -1,3 +1,4 @@
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use ::kafka::{OutRecord, Producer, ProducerSettings};
@@ -7,13 +8,12 @@ use records::{
 
 use crate::{Site, Topic};
 
-/// An operator of one gateway's devices at a site: requests out, replies and observations in.
+/// An operator of one gateway's devices at a site: requests out, replies in.
 pub struct Desk {
     producer: Producer,
     requests: String,
     encoder: ::kafka::RecordEncoder,
     pub replies: Topic<Response>,
-    pub observations: Topic<ResponseObserve>,
 }
 
 impl Desk {
@@ -27,7 +27,6 @@ impl Desk {
             requests: format!("iot.{gateway}.management.req"),
             encoder: ::kafka::RecordEncoder::new(site.registry.client()),
             replies: site.topic(&format!("iot.{gateway}.management.rep")).await,
-            observations: site.topic(&format!("iot.{gateway}.observations")).await,
         }
     }
 
@@ -49,6 +48,23 @@ impl Desk {
         self.send_raw(Some(&value), headers).await;
     }
 
+    /// Many at once.
+    pub async fn send_all(&self, requests: &[Request]) {
+        let mut deliveries = Vec::with_capacity(requests.len());
+        for request in requests {
+            let value = self.encoder.value(&self.requests, request).await.unwrap();
+            let record = OutRecord {
+                topic: &self.requests,
+                value: Some(&value),
+                ..OutRecord::default()
+            };
+            deliveries.push(self.producer.send(record).await.unwrap());
+        }
+        for delivery in deliveries {
+            delivery.await.unwrap();
+        }
+    }
+
     /// Anything at all on the topic of requests.
     pub async fn send_raw(&self, value: Option<&[u8]>, headers: &[(&str, &str)]) {
         let headers: Vec<_> = headers
@@ -62,6 +78,35 @@ impl Desk {
             ..OutRecord::default()
         };
         self.producer.send(record).await.unwrap().await.unwrap();
+    }
+}
+
+/// The same with what devices report.
+pub struct WatchingDesk {
+    desk: Desk,
+    pub observations: Topic<ResponseObserve>,
+}
+
+impl WatchingDesk {
+    pub async fn open(site: &Site, gateway: &str) -> Self {
+        Self {
+            desk: Desk::open(site, gateway).await,
+            observations: site.topic(&format!("iot.{gateway}.observations")).await,
+        }
+    }
+}
+
+impl Deref for WatchingDesk {
+    type Target = Desk;
+
+    fn deref(&self) -> &Desk {
+        &self.desk
+    }
+}
+
+impl DerefMut for WatchingDesk {
+    fn deref_mut(&mut self) -> &mut Desk {
+        &mut self.desk
     }
 }
 

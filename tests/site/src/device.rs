@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use coap::Peer;
 use coap_lite::{MessageClass, MessageType, Packet, ResponseType};
 use lwm2m::client::{Client, ClientConfig, Event, InMemoryTree};
-use lwm2m_model::{ObjectPath, Registry, ResourceNode, Value, ValueType};
+use lwm2m_codec::{ContentFormat, Timestamped};
+use lwm2m_model::{Node, ObjectPath, Registry, ResourceNode, Value, ValueType};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -22,8 +23,14 @@ pub struct Device {
     task: JoinHandle<()>,
 }
 
+/// Values with the times they are from.
+type Groups = Vec<Timestamped<BTreeMap<ObjectPath, Node>>>;
+
 enum Do {
     Set(ObjectPath, Value),
+    Send(Groups),
+    Update,
+    Hear(bool),
     Deregister,
     Stats(oneshot::Sender<coap::Stats>),
 }
@@ -31,17 +38,23 @@ enum Do {
 impl Device {
     /// One with a lifetime of five minutes that tries again soon.
     pub async fn start(server: SocketAddr, endpoint: &str) -> Self {
-        let config = ClientConfig {
+        Self::start_with(server, endpoint, |_| {}).await
+    }
+
+    /// The same but for what `change` makes of it.
+    pub async fn start_with(
+        server: SocketAddr,
+        endpoint: &str,
+        change: impl FnOnce(&mut ClientConfig),
+    ) -> Self {
+        let mut config = ClientConfig {
             lifetime: Duration::from_secs(300),
             retry_first: Duration::from_millis(200),
             retry_longest: Duration::from_secs(1),
             request_timeout: Duration::from_secs(5),
             ..ClientConfig::new(endpoint)
         };
-        Self::with(server, config).await
-    }
-
-    pub async fn with(server: SocketAddr, config: ClientConfig) -> Self {
+        change(&mut config);
         let client = Client::new(config, tree(), rand::random());
         let local = SocketAddr::from(([127, 0, 0, 1], 0));
         let transport = UdpTransport::bind(local, &UdpConfig::default()).unwrap();
@@ -54,6 +67,7 @@ impl Device {
             outbox,
             unacknowledged: HashMap::new(),
             kept,
+            hears: true,
         };
         Self {
             commands,
@@ -71,6 +85,21 @@ impl Device {
     /// A new reading of 3303/0/5700.
     pub fn temperature(&self, value: f64) {
         self.set("/3303/0/5700", Value::Float(value));
+    }
+
+    /// Reports values of its own accord.
+    pub fn send(&self, groups: Groups) {
+        let _ = self.commands.send(Do::Send(groups));
+    }
+
+    /// Whether what is sent to it arrives.
+    pub fn hear(&self, does: bool) {
+        let _ = self.commands.send(Do::Hear(does));
+    }
+
+    /// Shows a sign of life.
+    pub fn update(&self) {
+        let _ = self.commands.send(Do::Update);
     }
 
     pub fn deregister(&self) {
@@ -142,6 +171,7 @@ struct Driver {
     /// Confirmable notifications on their way, by message id.
     unacknowledged: HashMap<u16, Vec<u8>>,
     kept: mpsc::UnboundedSender<Vec<u8>>,
+    hears: bool,
 }
 
 impl Driver {
@@ -160,7 +190,7 @@ impl Driver {
             tokio::select! {
                 received = self.transport.wait(&mut batch, self.client.next_timeout()) => {
                     received.unwrap();
-                    for (peer, datagram) in &batch {
+                    for (peer, datagram) in (&batch).into_iter().filter(|_| self.hears) {
                         // The server's word that it has the notification.
                         if let [0x60, 0, high, low] = *datagram
                             && let Some(payload) = self.unacknowledged.remove(&u16::from_be_bytes([high, low]))
@@ -175,6 +205,11 @@ impl Driver {
                         self.client.objects_mut().set(&path, value).unwrap();
                         self.client.changed(Instant::now(), &path);
                     }
+                    Do::Send(groups) => {
+                        self.client.send(Instant::now(), &groups, ContentFormat::SenmlCbor).unwrap();
+                    }
+                    Do::Update => self.client.update(Instant::now()),
+                    Do::Hear(does) => self.hears = does,
                     Do::Deregister => self.client.deregister(Instant::now()),
                     Do::Stats(answer) => {
                         let _ = answer.send(self.client.coap_stats());

@@ -17,7 +17,7 @@ mod topic;
 use std::time::Duration;
 
 pub use crate::connectors::Connectors;
-pub use crate::desk::{Desk, request};
+pub use crate::desk::{Desk, WatchingDesk, request};
 pub use crate::device::Device;
 pub use crate::kafka::Kafka;
 pub use crate::registry::Registry;

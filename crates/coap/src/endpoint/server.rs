@@ -11,7 +11,7 @@ use super::Endpoint;
 use super::outbox::{Place, What};
 use super::timers::{Timer, TimerKey, later};
 use crate::block::{Block, Szx};
-use crate::message::{self, InRequest, Message, Part, Type};
+use crate::message::{self, BadOption, InRequest, Message, Part, Type};
 use crate::{Code, Event, ExchangeId, Method, Peer, Response, Token};
 
 /// Max-Age of the 5.03 that says that too many requests wait to be answered.
@@ -234,11 +234,15 @@ impl Endpoint {
         };
         let incoming = match message.request(method, &mut self.scratch) {
             Ok(incoming) => incoming,
-            Err(option) => {
+            Err(bad) => {
                 self.stats.bad_options += 1;
                 // A NON request with a critical option we do not know is rejected, that is, ignored (section 5.4.1).
-                if confirmable {
-                    self.answer_bad_option(now, origin, option);
+                match bad {
+                    _ if !confirmable => {}
+                    BadOption::NotUnderstood(option) => {
+                        self.answer_bad_option(now, origin, option);
+                    }
+                    BadOption::ReservedSize => self.answer_code(now, origin, Code::BAD_REQUEST),
                 }
                 return;
             }

@@ -220,19 +220,12 @@ impl Server {
             let Some(mut handshake) = self.handshakes.remove(&peer) else {
                 continue;
             };
-            let in_time =
-                now.saturating_duration_since(handshake.started) < self.config.handshake_timeout;
-            let repeated = if in_time {
-                handshake.repeat(&mut self.tools(), now)
-            } else {
-                None
-            };
-            match repeated {
-                Some(datagrams) => {
+            match handshake.on_time(&mut self.tools(), now) {
+                Ok(datagrams) => {
                     self.transmit(peer, datagrams);
                     self.keep(peer, handshake);
                 }
-                None => self.refused(peer, handshake.identity().cloned(), Refusal::Timeout),
+                Err(why) => self.end(peer, &handshake, why),
             }
         }
         if self.next_sweep.is_some_and(|at| at <= now) {
@@ -339,6 +332,12 @@ impl Server {
         self.stats
     }
 
+    /// A handshake that had begun comes to nothing.
+    fn end(&mut self, peer: SocketAddr, handshake: &Handshake, why: Refusal) {
+        let sequence = handshake.exchange.sequences[0];
+        self.refuse(peer, handshake.identity().cloned(), why, sequence);
+    }
+
     fn refuse(
         &mut self,
         peer: SocketAddr,
@@ -430,14 +429,14 @@ impl Server {
 
     fn take(&mut self, peer: SocketAddr) -> Option<Box<Handshake>> {
         let handshake = self.handshakes.remove(&peer)?;
-        if let Some(at) = handshake.exchange.repeat_at {
+        if let Some(at) = handshake.next_time() {
             self.timers.remove(&(at, peer));
         }
         Some(handshake)
     }
 
     fn keep(&mut self, peer: SocketAddr, handshake: Box<Handshake>) {
-        if let Some(at) = handshake.exchange.repeat_at {
+        if let Some(at) = handshake.next_time() {
             self.timers.insert((at, peer));
         }
         self.handshakes.insert(peer, handshake);
@@ -449,6 +448,7 @@ impl Server {
             authority: &*self.authority,
             protector: &mut self.protector,
             rng: &mut self.rng,
+            stats: &mut self.stats,
         }
     }
 

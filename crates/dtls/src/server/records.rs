@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Closing, Event, SWEEP, Server, Session, Transmit};
-use crate::Alert;
 use crate::alert::{self, Level};
 use crate::handshake::{Handshake, Refusal, Step};
 use crate::hello::ClientHello;
@@ -13,6 +12,7 @@ use crate::message::{self, Fragment, kind};
 use crate::record::{ContentType, Record, put_plain};
 use crate::resume::Resumable;
 use crate::wire::Reader;
+use crate::{Alert, Identity};
 
 /// A handshake that takes longer may have to make room for another, when there are as many as there may be.
 const SLOW: Duration = Duration::from_secs(8);
@@ -78,22 +78,20 @@ impl Server {
             self.transmits.push_back(Transmit { to: from, payload });
             return;
         }
-        // One that began otherwise is over: the client has begun again.
-        if let Some(mut handshake) = self.take(from)
-            && handshake.began_with(&hello)
-        {
-            let step = handshake.repeat_for_peer(&mut self.tools(), now);
-            self.step(now, from, handshake, Ok(step));
-            return;
+        if let Some(mut handshake) = self.take(from) {
+            if handshake.began_with(&hello) {
+                let step = handshake.repeat_for_peer(&mut self.tools(), now);
+                self.step(now, from, handshake, Ok(step));
+                return;
+            }
+            // One that began otherwise is over: the client has begun again, perhaps since its key is another.
+            let why = handshake.gave_up();
+            if why != Refusal::Timeout {
+                self.refused(from, handshake.identity().cloned(), why);
+            }
         }
         if !hello.speaks_1_2() {
             self.refuse(from, None, Refusal::Version, record.sequence);
-            return;
-        }
-        // A client that begins again takes the place of its own session.
-        let others = self.sessions.len() - usize::from(self.sessions.contains_key(&from));
-        if others + self.handshakes.len() >= self.config.max_sessions {
-            self.refuse(from, None, Refusal::Full, record.sequence);
             return;
         }
         let full = self.handshakes.len() >= self.config.max_handshakes;
@@ -142,7 +140,8 @@ impl Server {
             return false;
         };
         if let Some(handshake) = self.take(peer) {
-            self.refused(peer, handshake.identity().cloned(), Refusal::Timeout);
+            let why = handshake.gave_up();
+            self.end(peer, &handshake, why);
         }
         true
     }
@@ -228,15 +227,23 @@ impl Server {
                 self.transmit(from, datagrams);
                 self.keep(from, handshake);
             }
+            // Only now it is known who it is: whose session it would replace has a place.
+            Ok(Step::Done(_)) if !self.has_place_for(from, &handshake) => {
+                self.end(from, &handshake, Refusal::Full);
+            }
             Ok(Step::Done(datagrams)) => {
                 self.transmit(from, datagrams);
                 self.establish(now, from, *handshake);
             }
-            Err(refusal) => {
-                let sequence = handshake.exchange.sequences[0];
-                self.refuse(from, handshake.identity().cloned(), refusal, sequence);
-            }
+            Err(refusal) => self.end(from, &handshake, refusal),
         }
+    }
+
+    fn has_place_for(&self, from: SocketAddr, handshake: &Handshake) -> bool {
+        let replaces = |identity: &Arc<Identity>| self.places.contains_key(&identity.number());
+        self.sessions.len() < self.config.max_sessions
+            || self.sessions.contains_key(&from)
+            || handshake.identity().is_some_and(replaces)
     }
 
     fn establish(&mut self, now: Instant, peer: SocketAddr, handshake: Handshake) {

@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     io,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,7 @@ use self::{
     offsets::{Committed, Offsets, Place},
 };
 use crate::config::GroupSettings;
+use crate::disk::Disk;
 
 /// Longest group id taken.
 const MAX_GROUP_ID: usize = 1_024;
@@ -62,6 +64,7 @@ pub(crate) struct Coordinator {
     /// Told when a deadline may have moved closer.
     earlier: Notify,
     stop: CancellationToken,
+    disk: Arc<Disk>,
 }
 
 impl Coordinator {
@@ -69,6 +72,7 @@ impl Coordinator {
         dir: &Path,
         settings: GroupSettings,
         stop: CancellationToken,
+        disk: Arc<Disk>,
     ) -> io::Result<Self> {
         let offsets = Offsets::open(dir.join("offsets.log"), settings.max_offsets)?;
         Ok(Self {
@@ -77,6 +81,7 @@ impl Coordinator {
             offsets,
             earlier: Notify::new(),
             stop,
+            disk,
         })
     }
 
@@ -246,8 +251,14 @@ impl Coordinator {
         now_ms: i64,
         sync: bool,
     ) -> Result<(), Code> {
-        match self.offsets.commit(group_id, offsets, now_ms) {
-            Ok(true) if sync => self.offsets.flush().map_err(|error| storage(&error)),
+        let kept = self.offsets.commit(group_id, offsets, now_ms);
+        self.disk.note(OFFSETS, &kept);
+        match kept {
+            Ok(true) if sync => {
+                let flushed = self.offsets.flush();
+                self.disk.note(OFFSETS_FLUSHED, &flushed);
+                flushed.map_err(|error| storage(&error))
+            }
             Ok(true) => Ok(()),
             Ok(false) => {
                 warn!(
@@ -354,6 +365,10 @@ fn describe(group: Option<&Group>, name: String, with_members: bool) -> Descript
 fn is_valid_group(group_id: &str) -> bool {
     (1..=MAX_GROUP_ID).contains(&group_id.len())
 }
+
+/// As what can't be written they are called so.
+const OFFSETS: &str = "committed offsets";
+pub(crate) const OFFSETS_FLUSHED: &str = "committed offsets, flushed,";
 
 /// The commit can be tried again: the disk may have room by then.
 fn storage(error: &io::Error) -> Code {

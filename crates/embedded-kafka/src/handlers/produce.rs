@@ -75,7 +75,18 @@ fn append(
     let sync = call.shared.config.flush == FlushPolicy::EveryAppend;
     let records = data.records.as_deref().unwrap_or_default();
     let answer = PartitionProduceResponse::default().with_index(data.index);
-    match log.append(records, &topic.config(), now_ms(), sync) {
+    let appended = log.append(records, &topic.config(), now_ms(), sync);
+    let (disk, place) = (
+        &call.shared.disk,
+        format_args!("{}-{}", topic.name, data.index),
+    );
+    match &appended {
+        Ok(_) => disk.works(place),
+        Err(AppendError::Io(error)) => disk.failed(place, error),
+        // The record's fault, or the sender's.
+        Err(_) => {}
+    }
+    match appended {
         Ok(appended) => answer
             .with_base_offset(appended.base_offset)
             .with_log_append_time_ms(appended.log_append_time_ms)

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 pub(crate) use self::config::{ConfigError, TopicConfig};
 use crate::{
-    clock::now_ms, config::BrokerConfig, error::StartError, files::write_atomically,
+    clock::now_ms, config::BrokerConfig, disk::Disk, error::StartError, files::write_atomically,
     log::PartitionLog,
 };
 
@@ -72,6 +72,7 @@ pub(crate) struct Topics {
     by_name: RwLock<BTreeMap<String, Arc<Topic>>>,
     by_id: RwLock<HashMap<Uuid, Arc<Topic>>>,
     changing: Mutex<()>,
+    disk: Arc<Disk>,
 }
 
 /// How topics are written down.
@@ -120,7 +121,7 @@ impl Topic {
 
 impl Topics {
     /// Opens the topics of a data directory, checking each log.
-    pub(crate) fn open(broker: Arc<BrokerConfig>) -> Result<Self, StartError> {
+    pub(crate) fn open(broker: Arc<BrokerConfig>, disk: Arc<Disk>) -> Result<Self, StartError> {
         let dir = broker.data_dir.clone();
         let path = dir.join(FILE);
         let data = |error: io::Error, path: &Path| StartError::Data {
@@ -140,6 +141,7 @@ impl Topics {
             by_name: RwLock::default(),
             by_id: RwLock::default(),
             changing: Mutex::new(()),
+            disk,
         };
         for stored in stored.topics {
             let config = TopicConfig::new(&stored.configs, &topics.broker)
@@ -253,7 +255,10 @@ impl Topics {
             self.insert(topic.clone());
             return Err(error.into());
         }
-        for log in topic.partitions() {
+        for (index, log) in topic.partitions().iter().enumerate() {
+            self.disk.works(format_args!("{}-{index}", topic.name));
+            self.disk
+                .works(format_args!("{}-{index}, flushed,", topic.name));
             // The topic is gone whether or not its files are: a topic made later under the name starts with empty directories.
             if let Err(error) = log.remove() {
                 warn!(topic = topic.name, %error, "a deleted topic's files could not be removed");
@@ -373,19 +378,24 @@ impl Topics {
 
     /// Forces everything written to the disk.
     pub(crate) fn flush(&self) {
-        self.each_log("could not be flushed to the disk", PartitionLog::flush);
+        for topic in self.all() {
+            for (index, log) in topic.partitions().iter().enumerate() {
+                let flushed = log.flush();
+                self.disk
+                    .note(format_args!("{}-{index}, flushed,", topic.name), &flushed);
+                if let Err(error) = flushed {
+                    error!(topic = topic.name, partition = index, %error, "a log could not be flushed to the disk");
+                }
+            }
+        }
     }
 
     /// Leaves all logs so that the next start need not check them.
     pub(crate) fn close(&self) {
-        self.each_log("could not be closed", PartitionLog::close);
-    }
-
-    fn each_log(&self, failure: &str, act: impl Fn(&PartitionLog) -> io::Result<()>) {
         for topic in self.all() {
             for (index, log) in topic.partitions().iter().enumerate() {
-                if let Err(error) = act(log) {
-                    error!(topic = topic.name, partition = index, %error, "a log {failure}");
+                if let Err(error) = log.close() {
+                    error!(topic = topic.name, partition = index, %error, "a log could not be closed");
                 }
             }
         }

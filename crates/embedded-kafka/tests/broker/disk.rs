@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use clap::Parser;
 use embedded_kafka::{Broker, BrokerConfig, FlushPolicy, StartError};
 use kafka_protocol::{
     messages::{OffsetFetchRequest, offset_fetch_request::OffsetFetchRequestTopic},
@@ -120,6 +121,55 @@ async fn a_restart_keeps_topics_records_offsets_and_producers() {
         11
     );
     broker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_nothing_is_said_on_the_readiness_page_until_it_does() {
+    let dir = TempDir::new().unwrap();
+    let listen = format!("127.0.0.1:{}", testkit::free_port());
+    let args = Program::try_parse_from([
+        "kafka",
+        "--listen",
+        &listen,
+        "--data-dir",
+        dir.path().to_str().unwrap(),
+    ]);
+    let context = service::Context::detached();
+    let running = tokio::spawn(embedded_kafka::run(args.unwrap().args, context.clone()));
+    until("the service is ready", async || {
+        context.health.failing().is_empty()
+    })
+    .await;
+    // Each record needs a new segment, and so its partition's folder.
+    create(&listen, "t", &[("segment.bytes", "1024")]).await;
+    let sender = producer(&listen);
+    let large = "x".repeat(2_000);
+    produce(&sender, "t", 0, &large).await;
+    let (folder, away) = (dir.path().join("topics/t-0"), dir.path().join("away"));
+    fs::rename(&folder, &away).unwrap();
+    let next = tokio::spawn(async move { produce(&sender, "t", 0, &large).await });
+    until("it is said what fails", async || {
+        let failing = context.health.failing();
+        let said = failing.get("disk");
+        said.is_some_and(|said| said.contains("t-0") && said.contains("check the disk"))
+    })
+    .await;
+    assert!(!next.is_finished(), "acknowledged, and not kept");
+
+    fs::rename(&away, &folder).unwrap();
+    assert_eq!(next.await.unwrap(), 1);
+    until("all is well again", async || {
+        context.health.failing().is_empty()
+    })
+    .await;
+    context.shutdown.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[derive(Parser)]
+struct Program {
+    #[command(flatten)]
+    args: embedded_kafka::Args,
 }
 
 /// Set in the child that the story below kills: the directory its broker uses.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use coap::Code;
 use lwm2m::{
     Body, DEVICE_CHOOSES, DeviceResponse, Observation, Operation, Registration, RegistrationUpdate,
     RequestError, RequestFailure, Values, Version, WriteMode,
@@ -139,88 +140,129 @@ impl<'a> Cause<'a> {
     }
 }
 
-/// What the datum of a number takes, and some.
-const USUAL_BYTES: usize = 192;
+/// The datums of one message of a device, one behind the other, in memory that is used again.
+#[derive(Debug, Default)]
+pub(crate) struct Datums {
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<usize>,
+}
 
-/// A notification's records as datums: one per path and time stamp. `now`: of values without a time of their own.
+impl Datums {
+    /// What is kept of the memory that a long message took.
+    const KEPT: usize = 64 * 1024;
+
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.bytes[start..*end])
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.bytes.shrink_to(Self::KEPT);
+        self.ends.shrink_to(Self::KEPT / size_of::<usize>());
+    }
+
+    fn end(&mut self) {
+        self.ends.push(self.bytes.len());
+    }
+}
+
+/// Writes a notification's records as datums: one per path and time stamp. `now`: of values without a time of their own.
+///
+/// # Errors
+/// When a value does not stand where it should; what was written until then is of no use.
 pub(crate) fn notification_records(
     server_id: &str,
     observation: &Observation,
     response: &DeviceResponse,
     now: i64,
-) -> Result<Vec<Vec<u8>>, ConvertError> {
+    datums: &mut Datums,
+) -> Result<(), ConvertError> {
+    datums.clear();
     let ticket = Cause::of(observation).ticket;
-    let observation_id = observation.token.to_string();
-    let record = |path: &str, timestamp, rep: ResponsePayload| {
-        let head = ObserveHead {
-            ticket,
-            observation_id: &observation_id,
-            server_id,
-            ep: &observation.endpoint,
-            path,
-            timestamp,
-        };
-        let mut datum = Vec::with_capacity(USUAL_BYTES);
-        ResponseObserve::write_datum(head, &rep, &mut datum);
-        datum
-    };
-    let mut records = Vec::with_capacity(1);
-    let mut nodes = |nodes: &BTreeMap<ObjectPath, Node>, timestamp| {
+    let mut nodes = |nodes: &mut dyn Iterator<Item = (&ObjectPath, &Node)>, timestamp| {
         for (path, node) in nodes {
-            let rep = value_payload(path, node)?;
-            records.push(record(&path.to_string(), timestamp, rep));
+            let head = ObserveHead {
+                ticket,
+                observation_id: &observation.token,
+                server_id,
+                ep: &observation.endpoint,
+                path,
+                timestamp,
+            };
+            ResponseObserve::write_shown(head, path, node, &mut datums.bytes)?;
+            datums.end();
         }
         Ok(())
     };
-    match &response.body {
-        Body::Nodes(shown) => nodes(shown, now)?,
-        Body::Timed(moments) => {
+    match (&response.body, observation.target.path()) {
+        (Body::Node(node), Some(path)) if response.code == Code::CONTENT => {
+            nodes(&mut std::iter::once((path, node)), now)?;
+        }
+        (Body::Nodes(shown), _) => nodes(&mut shown.iter(), now)?,
+        (Body::Timed(moments), _) => {
             for moment in moments {
-                nodes(&moment.nodes, moment.at_unix_ms.unwrap_or(now))?;
+                nodes(&mut moment.nodes.iter(), moment.at_unix_ms.unwrap_or(now))?;
             }
         }
         _ => {
             let path = observation.target.paths().first().copied();
             let path = path.unwrap_or(ObjectPath::Root);
             let rep = payload(RequestKind::Observe, &path, response)?;
-            records.push(record(&observation.target.to_string(), now, rep));
+            let head = ObserveHead {
+                ticket,
+                observation_id: &observation.token,
+                server_id,
+                ep: &observation.endpoint,
+                path: &observation.target,
+                timestamp: now,
+            };
+            ResponseObserve::write_datum(head, &rep, &mut datums.bytes);
+            datums.end();
         }
     }
-    Ok(records)
+    Ok(())
 }
 
-/// The records of a Send as datums: one per path and time stamp.
+/// Writes the records of a Send as datums: one per path and time stamp.
+///
+/// # Errors
+/// As [`notification_records`].
 pub(crate) fn sent_records(
     server_id: &str,
     registration: &Registration,
     values: &[Values],
     now: i64,
-) -> Result<Vec<Vec<u8>>, ConvertError> {
-    let mut records = Vec::new();
+    datums: &mut Datums,
+) -> Result<(), ConvertError> {
+    datums.clear();
     for moment in values {
         for (path, node) in &moment.nodes {
             let head = ObserveHead {
                 ticket: UNSET_TICKET,
-                observation_id: UNSET_TICKET,
+                observation_id: &UNSET_TICKET,
                 server_id,
                 ep: &registration.endpoint,
-                path: &path.to_string(),
+                path,
                 timestamp: moment.at_unix_ms.unwrap_or(now),
             };
-            let mut datum = Vec::with_capacity(USUAL_BYTES);
-            ResponseObserve::write_datum(head, &value_payload(path, node)?, &mut datum);
-            records.push(datum);
+            ResponseObserve::write_shown(head, path, node, &mut datums.bytes)?;
+            datums.end();
         }
     }
-    Ok(records)
-}
-
-fn value_payload(path: &ObjectPath, node: &Node) -> Result<ResponsePayload, ConvertError> {
-    Ok(ResponsePayload {
-        code: ResponseCode::Content,
-        kind: RequestKind::Observe,
-        body: Some(ResponseBody::Read(content_from_node(node, path)?)),
-    })
+    Ok(())
 }
 
 /// The operation a request asks for.
@@ -438,7 +480,7 @@ fn seconds(lifetime: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use coap::{Code, Token};
+    use coap::Token;
     use lwm2m::Target;
     use lwm2m_model::Value;
     use records::AvroRecord as _;
@@ -465,8 +507,14 @@ mod tests {
         nodes.collect()
     }
 
-    fn read(records: Vec<Vec<u8>>) -> Vec<ResponseObserve> {
-        let read = records
+    fn read(
+        observation: &Observation,
+        response: &DeviceResponse,
+        now: i64,
+    ) -> Vec<ResponseObserve> {
+        let mut datums = Datums::default();
+        notification_records("gw", observation, response, now, &mut datums).unwrap();
+        let read = datums
             .iter()
             .map(|datum| ResponseObserve::from_datum(datum).unwrap());
         read.collect()
@@ -483,7 +531,7 @@ mod tests {
             code: Code::CONTENT,
             body: Body::Nodes(nodes(&[("/3/0/9", level.clone()), ("/3303/0/5700", warm)])),
         };
-        let records = read(notification_records("gw", &observation, &now, 1_000).unwrap());
+        let records = read(&observation, &now, 1_000);
         let seen: Vec<_> = records
             .iter()
             .map(|record| {
@@ -508,7 +556,7 @@ mod tests {
             code: Code::CONTENT,
             body: Body::Timed(vec![moment(Some(500), &level), moment(None, &level)]),
         };
-        let records = read(notification_records("gw", &observation, &history, 1_000).unwrap());
+        let records = read(&observation, &history, 1_000);
         let times: Vec<_> = records.iter().map(|record| record.timestamp).collect();
         assert_eq!(times, [500, 1_000]);
     }
@@ -524,7 +572,7 @@ mod tests {
                 value: Value::Integer(7),
             }),
         };
-        let records = read(notification_records("gw", &observation, &response, 1).unwrap());
+        let records = read(&observation, &response, 1);
         assert_eq!(records[0].ticket, "unset");
         let Some(ResponseBody::Read(records::ReadContent::Multiple(multiple))) =
             &records[0].rep.body

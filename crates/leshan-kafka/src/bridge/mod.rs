@@ -6,8 +6,9 @@ mod replies;
 mod requests;
 
 pub(crate) use convert::{
-    Cause, Refusal, notification_records, operation_of, registration_deleted, registration_new,
-    registration_updated, reply_failed, reply_of, reply_refused, reply_unsent, sent_records,
+    Cause, Datums, Refusal, notification_records, operation_of, registration_deleted,
+    registration_new, registration_updated, reply_failed, reply_of, reply_refused, reply_unsent,
+    sent_records,
 };
 pub(crate) use ids::learn_ids;
 pub(crate) use replies::{HandedReply, RepliesDone, ReplyPublisher, ReplySettings};

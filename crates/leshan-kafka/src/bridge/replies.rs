@@ -6,11 +6,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kafka::{
-    Cluster, LookAt, OutRecord, ProduceError, Producer, ProducerSettings, Record, TRACE_HEADER,
-    TransactionError, TransactionalProducer, read_to_end, watermarks,
+    Cluster, LookAt, NO_TIMESTAMP, OutRecord, ProduceError, Producer, ProducerSettings, Record,
+    TRACE_HEADER, TransactionError, TransactionalProducer, read_to_end, watermarks,
 };
 use prometheus::{IntCounter, IntGauge, register_int_counter, register_int_gauge};
 use records::{AvroKey, AvroRecord as _, Response, ResponseBody, ResponseCode, frame};
@@ -66,9 +66,29 @@ pub(crate) struct ReplyPublisher {
     in_doubt: HashSet<String>,
     /// Of those, the ones it has.
     found: HashSet<String>,
-    /// The cluster has no transactions: it is not asked again.
-    without_transactions: bool,
+    without_transactions: Without,
+    allowed_again: Backoff,
+    /// Until then replies have no timestamp: Kafka's clock and ours differ by more than it allows.
+    untimed_until: Option<Instant>,
     passed: IntCounter,
+}
+
+/// Why replies are not produced in transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Without {
+    /// They are.
+    No,
+    /// The cluster has none: it is not asked again.
+    ForGood,
+    /// The cluster does not allow them (the embedded broker, which has none, says so too): it is asked again then, since
+    /// access rules change.
+    Until(Instant),
+}
+
+impl Without {
+    fn is_over(self) -> bool {
+        matches!(self, Self::Until(at) if at <= Instant::now())
+    }
 }
 
 enum Way {
@@ -80,6 +100,8 @@ enum Way {
 enum Failure {
     /// Kafka does not take one of the records, whatever is done.
     Record(ProduceError),
+    /// Kafka does not take the time by our clock.
+    Clock(ProduceError),
     Other(String),
 }
 
@@ -87,6 +109,11 @@ enum Failure {
 const TOGETHER: usize = 256;
 /// And their bytes: well below what the producer's queue holds. One alone may be larger.
 const TOGETHER_BYTES: usize = 4 << 20;
+
+/// How soon access rules are tried again that forbade transactions; then less and less often.
+const ALLOWED_AGAIN: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(600)];
+/// How long replies go without a timestamp once Kafka did not take our clock's.
+const UNTIMED_FOR: Duration = Duration::from_secs(600);
 
 const VALID: &str = "registered once, with a valid name";
 
@@ -122,7 +149,9 @@ impl ReplyPublisher {
             is_placed: false,
             in_doubt: std::mem::take(&mut settings.left),
             found: HashSet::new(),
-            without_transactions: false,
+            without_transactions: Without::No,
+            allowed_again: Backoff::new(ALLOWED_AGAIN[0], ALLOWED_AGAIN[1]),
+            untimed_until: None,
             passed: passed(Stage::Reply),
             settings,
         }
@@ -141,7 +170,7 @@ impl ReplyPublisher {
         let mut together = TOGETHER;
         'open: loop {
             let generation = self.settings.cluster.generation();
-            let way = self.open(&mut backoff).await;
+            let mut way = self.open(&mut backoff).await;
             if let Err(error) = self.read_back().await {
                 self.fails(format!("{error:#}"), &mut backoff).await;
                 continue;
@@ -157,6 +186,12 @@ impl ReplyPublisher {
                 if self.settings.cluster.generation() != generation {
                     // Renewed certificates.
                     continue 'open;
+                }
+                if self.without_transactions.is_over()
+                    && let Some(allowed) = self.try_transactions().await
+                {
+                    // What went without them is all acknowledged.
+                    way = allowed;
                 }
                 let mut places = HashMap::new();
                 let mut rows: Vec<i64> = Vec::new();
@@ -214,6 +249,14 @@ impl ReplyPublisher {
                         match failure {
                             // Which of them is meant shows when each goes alone.
                             Failure::Record(_) => together = 1,
+                            Failure::Clock(error) => {
+                                self.untimed_until = Some(Instant::now() + UNTIMED_FOR);
+                                tracing::warn!(
+                                    topic = &*self.topic,
+                                    %error,
+                                    "replies go without a timestamp for a while: Kafka's clock and this machine's differ by more than the topic allows"
+                                );
+                            }
                             Failure::Other(reason) => self.fails(reason, &mut backoff).await,
                         }
                         self.report(&done, rows, &HashMap::new()).await;
@@ -272,27 +315,58 @@ impl ReplyPublisher {
             ..
         } = &self.settings;
         loop {
-            let opened = if self.without_transactions {
-                Producer::new(cluster, producer)
-                    .map(Way::Plain)
-                    .map_err(|error| error.to_string())
-            } else {
+            let opened = if self.without_transactions == Without::No {
                 match TransactionalProducer::open(cluster, transactional_id, producer).await {
                     Ok(producer) => Ok(Way::Transactions(producer)),
                     Err(TransactionError::Unsupported(error)) => {
                         tracing::info!(%error, "replies are produced without transactions: after a crash of this server one may be seen twice");
-                        self.without_transactions = true;
+                        self.without_transactions = Without::ForGood;
+                        continue;
+                    }
+                    Err(error @ TransactionError::Forbidden(_)) => {
+                        tracing::info!(%error, "replies are produced without transactions as long as there are none: after a crash of this server one may be seen twice");
+                        let again = Instant::now() + self.allowed_again.wait();
+                        self.without_transactions = Without::Until(again);
                         continue;
                     }
                     Err(error) => Err(said(&error)),
                 }
+            } else {
+                Producer::new(cluster, producer)
+                    .map(Way::Plain)
+                    .map_err(|error| error.to_string())
             };
             match opened {
                 Ok(way) => {
-                    IN_TRANSACTIONS.set(i64::from(!self.without_transactions));
+                    IN_TRANSACTIONS.set(i64::from(matches!(way, Way::Transactions(_))));
                     return way;
                 }
                 Err(reason) => self.fails(reason, backoff).await,
+            }
+        }
+    }
+
+    /// Whether transactions are allowed by now.
+    async fn try_transactions(&mut self) -> Option<Way> {
+        let ReplySettings {
+            cluster,
+            producer,
+            transactional_id,
+            ..
+        } = &self.settings;
+        match TransactionalProducer::open(cluster, transactional_id, producer).await {
+            Ok(producer) => {
+                tracing::info!("replies are produced in transactions from now on");
+                self.without_transactions = Without::No;
+                self.allowed_again = Backoff::new(ALLOWED_AGAIN[0], ALLOWED_AGAIN[1]);
+                IN_TRANSACTIONS.set(1);
+                Some(Way::Transactions(producer))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no transactions yet");
+                self.without_transactions =
+                    Without::Until(Instant::now() + self.allowed_again.wait());
+                None
             }
         }
     }
@@ -346,18 +420,31 @@ impl ReplyPublisher {
             .iter()
             .map(|reply| Framed::new(&reply.record, ids))
             .collect();
-        let records: Vec<OutRecord<'_>> =
-            framed.iter().map(|one| one.record(&self.topic)).collect();
-        let delivered = match way {
+        let untimed = self
+            .untimed_until
+            .is_some_and(|until| Instant::now() < until);
+        let timestamp_ms = untimed.then_some(NO_TIMESTAMP);
+        let records: Vec<OutRecord<'_>> = framed
+            .iter()
+            .map(|one| one.record(&self.topic, timestamp_ms))
+            .collect();
+        let produced = match way {
             Way::Transactions(producer) => match producer.produce(&records).await {
-                Ok(delivered) => delivered,
-                Err(TransactionError::Failed(error)) if error.is_about_the_record() => {
-                    return Err(Failure::Record(error));
-                }
+                Ok(delivered) => Ok(delivered),
+                Err(TransactionError::Failed(error)) => Err(error),
                 Err(error) => return Err(Failure::Other(said(&error))),
             },
-            Way::Plain(producer) => plainly(producer, &records).await?,
+            Way::Plain(producer) => plainly(producer, &records).await,
         };
+        let delivered = produced.map_err(|error| {
+            if error.is_about_the_timestamp() && !untimed {
+                Failure::Clock(error)
+            } else if error.is_about_the_record() {
+                Failure::Record(error)
+            } else {
+                Failure::Other(with_remedy(&error))
+            }
+        })?;
         for (partition, offset) in delivered {
             let next = places.entry(partition).or_insert(0);
             *next = (*next).max(offset + 1);
@@ -393,21 +480,14 @@ fn origins(batch: &[HandedReply]) -> impl Iterator<Item = String> + '_ {
 async fn plainly(
     producer: &Producer,
     records: &[OutRecord<'_>],
-) -> Result<Vec<(i32, i64)>, Failure> {
-    let failed = |error: ProduceError| {
-        if error.is_about_the_record() {
-            Failure::Record(error)
-        } else {
-            Failure::Other(with_remedy(&error))
-        }
-    };
+) -> Result<Vec<(i32, i64)>, ProduceError> {
     let mut deliveries = Vec::with_capacity(records.len());
     for record in records {
-        deliveries.push(producer.send(record.clone()).await.map_err(failed)?);
+        deliveries.push(producer.send(record.clone()).await?);
     }
     let mut places = Vec::with_capacity(records.len());
     for delivery in deliveries {
-        places.push(delivery.await.map_err(failed)?);
+        places.push(delivery.await?);
     }
     Ok(places)
 }
@@ -452,9 +532,10 @@ impl Framed {
         }
     }
 
-    fn record<'a>(&'a self, topic: &'a str) -> OutRecord<'a> {
+    fn record<'a>(&'a self, topic: &'a str, timestamp_ms: Option<i64>) -> OutRecord<'a> {
         OutRecord {
             topic,
+            timestamp_ms,
             key: Some(&self.key),
             value: Some(&self.value),
             headers: &self.headers,

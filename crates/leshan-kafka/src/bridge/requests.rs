@@ -3,8 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kafka::{
-    Cluster, DeadLetters, Origin, Process, ProcessError, ProduceError, Producer, ProducerSettings,
-    ReadError, Record, RecordDecoder, SchemaRegistry, TraceParent,
+    Cluster, DeadLetters, ORIGIN_HEADER, Origin, Process, ProcessError, ProduceError, Producer,
+    ProducerSettings, ReadError, Record, RecordDecoder, SchemaRegistry, TraceParent,
 };
 use prometheus::IntCounter;
 use records::{AvroContentFormat, Request, RequestKind, RequestPayload};
@@ -122,6 +122,7 @@ impl RequestIntake {
             request,
             accepted_ms: now,
             written_ms: record.timestamp_ms.unwrap_or(now),
+            created_ms: created_ms(record),
             expires_ms: record
                 .header(EXPIRES_AT)
                 .and_then(|value| std::str::from_utf8(value).ok())
@@ -130,6 +131,13 @@ impl RequestIntake {
             malformed,
         }
     }
+}
+
+/// When the record was written, where no other record can stand in its place with another time: it says so itself, not the
+/// broker, and it is no copy, which somebody may have stamped anew.
+fn created_ms(record: &Record) -> Option<i64> {
+    let is_copy = record.appended || record.header(ORIGIN_HEADER).is_some();
+    record.timestamp_ms.filter(|_| !is_copy)
 }
 
 /// The most bytes of an endpoint's name and of a ticket, which come back in the reply, and of a path.

@@ -12,7 +12,11 @@
 mod doors;
 mod journal;
 mod outbox;
+mod owed;
 mod run;
+#[cfg(test)]
+mod steady;
+mod told;
 mod watch;
 
 use std::sync::Arc;
@@ -89,6 +93,21 @@ impl ServerEvent {
             Self::CoapLog { endpoint, .. } => endpoint,
         }
     }
+}
+
+/// Who is shown the values that devices send, in the loop itself: it must neither wait nor take long.
+pub(crate) trait Onlooker: Send + Sync {
+    /// A notification came.
+    fn notified(&self, observation: &Observation, response: &DeviceResponse, now_unix_ms: i64);
+
+    /// A Send came.
+    fn sent(&self, registration: &Registration, values: &[Values], now_unix_ms: i64);
+
+    /// A registration has ended.
+    fn gone(&self, endpoint: &str);
+
+    /// Whether values are wanted as events too ([`ServerEvent::Notified`], [`ServerEvent::Sent`]).
+    fn wants_values(&self) -> bool;
 }
 
 /// Why a request over REST has no answer.
@@ -251,7 +270,10 @@ impl Engine {
         {
             return Vec::new();
         }
-        answered.await.unwrap_or_default()
+        let mut all: Vec<Arc<Registration>> = answered.await.unwrap_or_default();
+        // Here, and not in the loop, which has other things to do.
+        all.sort_unstable_by(|a, b| a.endpoint.cmp(&b.endpoint));
+        all
     }
 
     /// The requests from Kafka that wait for a device, in the order in which they are sent.

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use kafka::Delivered;
 use lwm2m::server::{Event, RequestHandle, Server};
-use lwm2m::{DeviceResponse, Now, Observation, Registration, RequestFailure, Values};
+use lwm2m::{
+    DeviceResponse, Now, Observation, Registration, RegistrationUpdate, RequestFailure, Values,
+};
 use prometheus::{IntGauge, register_int_gauge};
 use records::AvroRecord as _;
 use service::CancellationToken;
@@ -14,12 +16,14 @@ use tokio::sync::mpsc;
 use super::doors::Doors;
 use super::journal::{Journal, JournalSettings};
 use super::outbox::{
-    Grouped, LaneSetup, Notification, Outbox, ProducerMaker, Refused, TopicIds, Wait,
+    Grouped, LaneSetup, Outbox, ProducerMaker, Refused, Source, TopicIds, UPDATES_LEFT_OUT, Wait,
 };
+use super::owed::{OwedUpdates, is_changed};
+use super::told::Told;
 use super::watch::Watched;
-use super::{Ack, Answer, AskError, Command, Inbox, Listens, ServerEvent};
+use super::{Ack, Answer, AskError, Command, Inbox, Listens, Onlooker, ServerEvent};
 use crate::bridge::{
-    Cause, HandedReply, RepliesDone, notification_records, registration_deleted, registration_new,
+    Datums, HandedReply, RepliesDone, notification_records, registration_deleted, registration_new,
     registration_updated, sent_records, unix_ms,
 };
 use crate::credentials::Revoked;
@@ -32,6 +36,7 @@ pub(crate) struct Parts {
     pub(crate) doors: Doors,
     pub(crate) store: Store,
     pub(crate) inbox: Inbox,
+    pub(crate) onlooker: Arc<dyn Onlooker>,
     pub(crate) producer: ProducerMaker,
     /// Registrations and observations.
     pub(crate) lanes: [LaneSetup; 2],
@@ -53,6 +58,7 @@ pub(crate) struct EngineLoop {
     local: SocketAddr,
     pub(super) store: Store,
     inbox: Inbox,
+    onlooker: Arc<dyn Onlooker>,
     ids: mpsc::Receiver<(OutgoingKind, TopicIds)>,
     replies_done: mpsc::Receiver<RepliesDone>,
     pub(super) outbox: Outbox,
@@ -61,7 +67,12 @@ pub(crate) struct EngineLoop {
     pub(super) changes: Vec<Change>,
     /// Acknowledgements to devices that wait for this turn's commit.
     waits: Vec<Wait>,
+    /// The records of the message at hand.
+    datums: Datums,
     grouped: Grouped,
+    /// Answers over REST that wait for this turn's commit.
+    told: Vec<Told>,
+    pub(super) owed_updates: OwedUpdates,
     /// REST requests on their way.
     asked: HashMap<RequestHandle, Answer>,
     own_windows: HashMap<String, Duration>,
@@ -96,6 +107,7 @@ impl EngineLoop {
     /// Takes up what the store kept.
     pub(crate) fn new(parts: Parts) -> anyhow::Result<Self> {
         let local = parts.doors.local()?;
+        let owed_updates = OwedUpdates::new(parts.store.updates_owed()?);
         let mut engine = Self {
             server_id: parts.server_id,
             server: parts.server,
@@ -111,11 +123,15 @@ impl EngineLoop {
             journal: Journal::new(parts.journal),
             store: parts.store,
             inbox: parts.inbox,
+            onlooker: parts.onlooker,
             ids: parts.ids,
             replies_done: parts.replies_done,
             changes: Vec::new(),
             waits: Vec::new(),
+            datums: Datums::default(),
             grouped: Grouped::default(),
+            told: Vec::new(),
+            owed_updates,
             asked: HashMap::new(),
             own_windows: HashMap::new(),
             usual_window: parts.usual_window,
@@ -180,7 +196,12 @@ impl EngineLoop {
         self.wind_up(delivered).await
     }
 
-    fn take_in(&mut self, now: Now) {
+    #[cfg(test)]
+    pub(super) fn doors(&mut self) -> &mut Doors {
+        &mut self.doors
+    }
+
+    pub(super) fn take_in(&mut self, now: Now) {
         let (server, watched, inbox) = (&mut self.server, &self.watched, &self.inbox);
         let changed = self.doors.take_in(now.instant, |peer, datagram| {
             if !watched.is_empty() {
@@ -198,7 +219,10 @@ impl EngineLoop {
         }
     }
 
-    fn take_delivered(&mut self, delivered: &mut Vec<Delivered>) {
+    pub(super) fn take_delivered(&mut self, delivered: &mut Vec<Delivered>) {
+        if delivered.is_empty() {
+            return;
+        }
         let now = Instant::now();
         self.outbox
             .delivered(delivered, now, &mut self.changes, &mut self.waits);
@@ -227,7 +251,7 @@ impl EngineLoop {
         self.finish_turn().await
     }
 
-    async fn finish_turn(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn finish_turn(&mut self) -> anyhow::Result<()> {
         let now = now();
         // Before this turn's notifications: what is replayed after a crash is in the order it came.
         self.outbox
@@ -238,6 +262,10 @@ impl EngineLoop {
         // Their records would find no room: devices come again.
         let overloaded = (!self.outbox.has_room()).then_some(COME_AGAIN);
         self.server.set_overloaded(overloaded);
+        self.tell_owed_updates(now);
+        for ack in self.outbox.take_refused_sends() {
+            self.server.refuse(now, ack, COME_AGAIN);
+        }
         for (refused, ack) in self.outbox.take_refused(REESTABLISHED) {
             if let Ok(target) = refused.target.parse() {
                 self.server.reestablish(now, &refused.endpoint, &target);
@@ -258,6 +286,9 @@ impl EngineLoop {
             self.outbox
                 .commit(&mut self.store, &mut self.changes, now.instant)?;
             self.journal.committed();
+            for told in self.told.drain(..) {
+                told.tell();
+            }
             // An acknowledgement may be the last thing that a request waited for: then it is dispatched, which is
             // committed before its datagram leaves.
             if self.waits.is_empty() {
@@ -330,7 +361,8 @@ impl EngineLoop {
                 id,
                 answer,
             } => {
-                let _ = answer.send(self.cancel_queued(now(), &endpoint, id)?);
+                let cancelled = self.cancel_queued(now(), &endpoint, id)?;
+                self.told.push(Told::Cancelled(answer, cancelled));
             }
             Command::Listens { endpoint, answer } => {
                 let _ = answer.send(Listens {
@@ -352,7 +384,7 @@ impl EngineLoop {
                     };
                     self.changes.push(Change::AwakeWindow { endpoint, window });
                 }
-                let _ = answer.send(set);
+                self.told.push(Told::WindowSet(answer, set));
             }
             Command::WatchCoap { watch } => {
                 let server = &self.server;
@@ -369,7 +401,8 @@ impl EngineLoop {
                 );
             }
             Command::Registrations { answer } => {
-                let all = self.server.registrations().map(Arc::clone).collect();
+                let all = self.server.registrations_in_any_order();
+                let all = all.map(Arc::clone).collect();
                 let _ = answer.send(all);
             }
             Command::Registration { endpoint, answer } => {
@@ -389,23 +422,31 @@ impl EngineLoop {
                     self.tell(ServerEvent::Deregistered(replaced));
                 }
                 let record = registration_new(&self.server_id, self.local, &registration);
-                self.registration_event(now, &registration, record.to_datum(), false);
+                self.registration_event(now, &registration, record.to_datum());
+                self.owe_no_update(&registration.endpoint);
                 self.watched
                     .moved(&registration.endpoint, registration.peer);
                 self.changes
                     .push(Change::PutRegistration(Arc::clone(&registration)));
                 let endpoint = registration.endpoint.clone();
                 self.tell(ServerEvent::Registered(registration));
-                self.unpark(now, &endpoint)?;
+                self.heard_of(now, &endpoint)?;
             }
             Event::Updated {
                 registration,
+                previous,
                 update,
-                ..
             } => {
-                let record = registration_updated(&self.server_id, &registration, &update);
-                let is_only_news = update.links.is_none();
-                self.registration_event(now, &registration, record.to_datum(), is_only_news);
+                if self.outbox.takes_updates() {
+                    self.registration_updated(now, &registration, &update);
+                } else if is_changed(&previous, &registration) {
+                    self.owe_update(&registration.endpoint);
+                } else {
+                    UPDATES_LEFT_OUT.inc();
+                }
+                if previous.binding != registration.binding {
+                    self.heard_of(now, &registration.endpoint)?;
+                }
                 self.watched
                     .moved(&registration.endpoint, registration.peer);
                 self.changes
@@ -420,16 +461,19 @@ impl EngineLoop {
                 expired,
             } => {
                 let record = registration_deleted(&self.server_id, &registration, expired);
-                self.registration_event(now, &registration, record.to_datum(), false);
+                self.registration_event(now, &registration, record.to_datum());
+                self.owe_no_update(&registration.endpoint);
                 let endpoint = registration.endpoint.clone();
                 self.changes.push(Change::RemoveRegistration { endpoint });
                 self.tell(ServerEvent::Deregistered(registration));
             }
-            Event::Awake { registration } => self.tell(ServerEvent::Awake(registration)),
+            Event::Awake { registration } => {
+                self.heard_of(now, &registration.endpoint)?;
+                self.tell(ServerEvent::Awake(registration));
+            }
             Event::Sleeping { registration } => self.tell(ServerEvent::Sleeping(registration)),
             Event::Dispatched { handle, endpoint } => self.dispatched(handle, &endpoint),
-            // It waits in its lane of the LwM2M server; the journal has it.
-            Event::Deferred { .. } => {}
+            Event::Deferred { handle, endpoint } => self.deferred(now, handle, &endpoint),
             Event::Completed {
                 handle,
                 endpoint,
@@ -473,13 +517,17 @@ impl EngineLoop {
         Ok(())
     }
 
-    fn registration_event(
+    pub(super) fn registration_updated(
         &mut self,
         now: Now,
         registration: &Registration,
-        datum: Vec<u8>,
-        is_only_news: bool,
+        update: &RegistrationUpdate,
     ) {
+        let record = registration_updated(&self.server_id, registration, update);
+        self.registration_event(now, registration, record.to_datum());
+    }
+
+    fn registration_event(&mut self, now: Now, registration: &Registration, datum: Vec<u8>) {
         let record = Outgoing {
             kind: OutgoingKind::Registration,
             endpoint: registration.endpoint.clone(),
@@ -487,8 +535,7 @@ impl EngineLoop {
             origin: None,
             trace: None,
         };
-        self.outbox
-            .enqueue(record, is_only_news, now.instant, &mut self.changes);
+        self.outbox.enqueue(record, now.instant, &mut self.changes);
     }
 
     fn notified(
@@ -502,15 +549,18 @@ impl EngineLoop {
             true => None,
             false => self.owed.remove(&Refused::of(&observation)),
         });
-        let cause = Cause::of(&observation);
-        let records = notification_records(&self.server_id, &observation, &response, now.unix_ms);
-        match records {
-            Ok(records) => {
-                let endpoint = &observation.endpoint;
-                let trace = cause.traceparent.map(str::to_owned);
-                let taken =
-                    self.observations(now, endpoint, trace, records, ack, Some(&observation));
-                if !taken {
+        let mut datums = std::mem::take(&mut self.datums);
+        let written = notification_records(
+            &self.server_id,
+            &observation,
+            &response,
+            now.unix_ms,
+            &mut datums,
+        );
+        match written {
+            Ok(()) => {
+                let source = Source::Observation(Arc::clone(&observation));
+                if !self.observations(now, &source, &datums, ack) {
                     self.outbox.refuse(Some(&observation), ack);
                 }
             }
@@ -519,17 +569,29 @@ impl EngineLoop {
                 self.waits.extend(ack.map(Wait::One));
             }
         }
-        self.tell(ServerEvent::Notified {
-            observation,
-            response,
-        });
+        self.datums = datums;
+        self.onlooker.notified(&observation, &response, now.unix_ms);
+        if self.onlooker.wants_values() {
+            self.tell(ServerEvent::Notified {
+                observation,
+                response,
+            });
+        }
     }
 
     fn sent(&mut self, now: Now, registration: Arc<Registration>, values: Vec<Values>, ack: Ack) {
-        match sent_records(&self.server_id, &registration, &values, now.unix_ms) {
-            Ok(records) => {
-                let endpoint = &registration.endpoint;
-                if !self.observations(now, endpoint, None, records, Some(ack), None) {
+        let mut datums = std::mem::take(&mut self.datums);
+        let written = sent_records(
+            &self.server_id,
+            &registration,
+            &values,
+            now.unix_ms,
+            &mut datums,
+        );
+        match written {
+            Ok(()) => {
+                let source = Source::Registration(Arc::clone(&registration));
+                if !self.observations(now, &source, &datums, Some(ack)) {
                     self.outbox.refuse(None, Some(ack));
                     self.server.refuse(now, ack, COME_AGAIN);
                 }
@@ -539,10 +601,14 @@ impl EngineLoop {
                 self.waits.push(Wait::One(ack));
             }
         }
-        self.tell(ServerEvent::Sent {
-            registration,
-            values,
-        });
+        self.datums = datums;
+        self.onlooker.sent(&registration, &values, now.unix_ms);
+        if self.onlooker.wants_values() {
+            self.tell(ServerEvent::Sent {
+                registration,
+                values,
+            });
+        }
     }
 
     /// Records of one message of a device, which has its acknowledgement when all are safe. `false` where there is no
@@ -550,38 +616,26 @@ impl EngineLoop {
     fn observations(
         &mut self,
         now: Now,
-        endpoint: &str,
-        trace: Option<String>,
-        mut records: Vec<Vec<u8>>,
+        source: &Source,
+        datums: &Datums,
         ack: Option<Ack>,
-        observation: Option<&Arc<Observation>>,
     ) -> bool {
-        if records.is_empty() {
+        if datums.is_empty() {
             self.waits.extend(ack.map(Wait::One));
             return true;
         }
         if !self.outbox.takes_observations() {
             return false;
         }
-        let wait = ack.map(|ack| match records.len() {
+        let wait = ack.map(|ack| match datums.len() {
             1 => Wait::One(ack),
             parts => self.grouped.wait_for(ack, parts),
         });
-        for datum in records.drain(..) {
-            let record = Outgoing {
-                kind: OutgoingKind::Observation,
-                endpoint: endpoint.to_owned(),
-                datum,
-                origin: None,
-                trace: trace.clone(),
-            };
-            let notification = Notification {
-                observation: observation.cloned(),
-                wait,
-            };
+        for datum in datums.iter() {
             self.outbox.observation(
-                record,
-                notification,
+                datum,
+                source,
+                wait,
                 now.instant,
                 &mut self.changes,
                 &mut self.waits,
@@ -598,14 +652,17 @@ impl EngineLoop {
         result: Result<DeviceResponse, RequestFailure>,
     ) -> Result<(), StoreError> {
         if let Some(answer) = self.asked.remove(&handle) {
-            // Whoever asked may have gone away meanwhile.
-            let _ = answer.send(result.map_err(AskError::Failed));
+            let result = Box::new(result.map_err(AskError::Failed));
+            self.told.push(Told::Asked(answer, result));
             return Ok(());
         }
         self.journal_completed(now, handle, endpoint, result)
     }
 
     fn tell(&self, event: ServerEvent) {
+        if let ServerEvent::Deregistered(registration) = &event {
+            self.onlooker.gone(&registration.endpoint);
+        }
         // An error says that nobody watches.
         let _ = self.inbox.events.send(Arc::new(event));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Method};
 use lwm2m::Operation;
 use lwm2m::server::RequestOptions;
 use lwm2m_model::{Node, ObjectPath, Registry};
@@ -28,26 +28,17 @@ pub(super) fn is(target: &str) -> bool {
     matches!(target, TARGET | OBSERVED)
 }
 
-/// GET `/api/clients/<ep>/composite?paths=`.
-pub(super) async fn read(
+/// GET `/api/clients/<ep>/composite?paths=`, and PUT, whose body has a node by each path.
+pub(super) async fn call(
     State(web): State<Arc<Web>>,
     Path(endpoint): Path<String>,
-    Query(parameters): Parameters,
-) -> Answer {
-    let request = Request::new(Verb::Get, TARGET, parameters);
-    queue::ask(&web, &endpoint, request).await
-}
-
-/// PUT `/api/clients/<ep>/composite`: the body has a node by each path.
-pub(super) async fn write(
-    State(web): State<Arc<Web>>,
-    Path(endpoint): Path<String>,
+    method: Method,
     Query(parameters): Parameters,
     headers: HeaderMap,
     payload: Bytes,
 ) -> Answer {
-    let request = Request::new(Verb::Put, TARGET, parameters).with_body(&headers, payload);
-    queue::ask(&web, &endpoint, request).await
+    let request = Request::new(Verb::of(&method), TARGET, parameters);
+    queue::ask(&web, &endpoint, request.with_body(&headers, payload)).await
 }
 
 /// POST `/api/clients/<ep>/composite/observe?paths=`.
@@ -67,10 +58,10 @@ pub(super) fn read_request(
 ) -> Result<Asked, Refused> {
     let operation = match request.verb {
         Verb::Get => Operation::ReadComposite {
-            paths: paths(&request.said)?,
+            paths: apart(paths(&request.said)?)?,
         },
         Verb::Post => Operation::ObserveComposite {
-            paths: paths(&request.said)?,
+            paths: apart(paths(&request.said)?)?,
         },
         Verb::Put | Verb::Delete => Operation::WriteComposite {
             nodes: nodes(&request.body, &models())?,
@@ -99,6 +90,7 @@ fn nodes(body: &[u8], models: &Registry) -> Result<BTreeMap<ObjectPath, Node>, R
         }
     }
     within(nodes.len())?;
+    apart(nodes.keys().copied().collect())?;
     Ok(nodes)
 }
 
@@ -143,6 +135,21 @@ fn paths(said: &Said) -> Result<Vec<ObjectPath>, Refused> {
     let paths: Vec<ObjectPath> = list.split(',').map(parse).collect::<Result<_, _>>()?;
     within(paths.len())?;
     Ok(paths)
+}
+
+/// The same paths, where none is part of another: whose value of the answer's would it be?
+fn apart(paths: Vec<ObjectPath>) -> Result<Vec<ObjectPath>, Refused> {
+    // Whatever is below a path comes right behind it.
+    let mut in_order: Vec<&ObjectPath> = paths.iter().collect();
+    in_order.sort_unstable();
+    let overlap = in_order.windows(2).find(|two| two[0].contains(two[1]));
+    match overlap {
+        None => Ok(paths),
+        Some(two) => Err(Refused::invalid(format_args!(
+            "Invalid path list : {} and {} are overlapped paths",
+            two[0], two[1]
+        ))),
+    }
 }
 
 fn parse(path: &str) -> Result<ObjectPath, Refused> {

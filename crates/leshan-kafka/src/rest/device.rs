@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use lwm2m::server::RequestOptions;
 use lwm2m::{Body, DeviceResponse, Operation, RequestFailure, WriteMode};
@@ -72,53 +72,22 @@ impl Ways {
     }
 }
 
-/// GET: read, discover.
-pub(super) async fn get(
+/// GET: read, discover. PUT: write, write attributes. POST: execute, create, observe. DELETE: delete, cancel an
+/// observation.
+pub(super) async fn call(
     State(web): State<Arc<Web>>,
     Path((endpoint, target)): Path<(String, String)>,
-    Query(parameters): Parameters,
-) -> Answer {
-    let request = Request::new(Verb::Get, &target, parameters);
-    queue::ask(&web, &endpoint, request).await
-}
-
-/// PUT: write, write attributes.
-pub(super) async fn put(
-    State(web): State<Arc<Web>>,
-    Path((endpoint, target)): Path<(String, String)>,
+    method: Method,
     Query(parameters): Parameters,
     headers: HeaderMap,
     payload: Bytes,
 ) -> Answer {
-    let request = Request::new(Verb::Put, &target, parameters).with_body(&headers, payload);
-    queue::ask(&web, &endpoint, request).await
-}
-
-/// POST: execute, create, observe.
-pub(super) async fn post(
-    State(web): State<Arc<Web>>,
-    Path((endpoint, target)): Path<(String, String)>,
-    Query(parameters): Parameters,
-    headers: HeaderMap,
-    payload: Bytes,
-) -> Answer {
-    let request = Request::new(Verb::Post, &target, parameters).with_body(&headers, payload);
-    queue::ask(&web, &endpoint, request).await
-}
-
-/// DELETE: delete, cancel an observation.
-pub(super) async fn delete(
-    State(web): State<Arc<Web>>,
-    Path((endpoint, target)): Path<(String, String)>,
-    Query(parameters): Parameters,
-) -> Answer {
-    let request = Request::new(Verb::Delete, &target, parameters);
-    match Place::of(&request.target) {
-        Ok(Place {
-            path,
-            action: Action::Observe,
-        }) => cancel(&web, &endpoint, path, &request).await,
-        _ => queue::ask(&web, &endpoint, request).await,
+    let request = Request::new(Verb::of(&method), &target, parameters);
+    match (request.verb, Place::of(&request.target)) {
+        (Verb::Delete, Ok(place)) if place.action == Action::Observe => {
+            cancel(&web, &endpoint, place.path, &request).await
+        }
+        _ => queue::ask(&web, &endpoint, request.with_body(&headers, payload)).await,
     }
 }
 

@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -22,6 +23,7 @@ use lwm2m::{Body, Target, Values};
 use lwm2m_model::{Node, ObjectPath};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
+use service::auth::Caller;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 use tokio::time::{Instant, sleep};
@@ -45,7 +47,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const ASKED: usize = 256;
 /// How often calls that waited too long are answered.
 const EXPIRE: Duration = Duration::from_secs(1);
-/// How often the last values are renewed while nobody watches events.
+/// How often this looks for events while nobody watches.
 const PACE: Duration = Duration::from_millis(50);
 
 /// One event, made once for all who watch.
@@ -133,6 +135,11 @@ impl Events {
         self.with_sleepers(|sleepers| sleepers.clone())
     }
 
+    /// Whether anybody watches.
+    pub(super) fn is_watched(&self) -> bool {
+        self.frames.receiver_count() > 0
+    }
+
     fn with_sleepers<T>(&self, of: impl FnOnce(&mut HashSet<String>) -> T) -> T {
         // Nothing panics while it is held.
         of(&mut self.sleepers.lock().unwrap_or_else(PoisonError::into_inner))
@@ -144,7 +151,7 @@ impl Events {
     }
 }
 
-/// Keeps the last values and passes events on; never ends.
+/// Knows who sleeps, and passes events on; never ends.
 pub(super) async fn follow(web: &Arc<Web>) {
     let mut events = web.engine.watch();
     look_at_all(web).await;
@@ -160,7 +167,7 @@ pub(super) async fn follow(web: &Arc<Web>) {
                     match next {
                         Ok(event) => {
                             remember(web, &event);
-                            if web.events.frames.receiver_count() > 0 && let Some(frame) = frame(web, &event) {
+                            if web.events.is_watched() && let Some(frame) = frame(web, &event) {
                                 web.events.send(frame);
                             }
                         }
@@ -178,8 +185,8 @@ pub(super) async fn follow(web: &Arc<Web>) {
                         Err(_) => break,
                     };
                 }
-                // While nobody watches, the engine need not wake this task for each of ten thousand notifications a second.
-                if web.events.frames.receiver_count() == 0 {
+                // While nobody watches, the engine need not wake this task for each of thousands of updates a second.
+                if !web.events.is_watched() {
                     sleep(PACE).await;
                 }
             },
@@ -240,43 +247,13 @@ fn remember(web: &Arc<Web>, event: &ServerEvent) {
         ServerEvent::Deregistered(_) => {
             web.events
                 .with_sleepers(|sleepers| sleepers.remove(endpoint));
-            web.values.forget(endpoint);
         }
-        ServerEvent::Notified {
-            observation,
-            response,
-        } => match (&response.body, observation.target.path()) {
-            (Body::Node(node), Some(path)) => {
-                web.values.seen(endpoint, *path, node, unix_ms());
-            }
-            (Body::Nodes(nodes), _) => seen(web, endpoint, unix_ms(), nodes),
-            (Body::Timed(values), _) => values.iter().for_each(|values| {
-                seen(
-                    web,
-                    endpoint,
-                    values.at_unix_ms.unwrap_or_else(unix_ms),
-                    &values.nodes,
-                );
-            }),
-            _ => {}
-        },
-        ServerEvent::Sent { values, .. } => values.iter().for_each(|values| {
-            seen(
-                web,
-                endpoint,
-                values.at_unix_ms.unwrap_or_else(unix_ms),
-                &values.nodes,
-            );
-        }),
-        ServerEvent::ObservationStarted(_)
+        // The engine shows their values before it says so (`onlook`).
+        ServerEvent::Notified { .. }
+        | ServerEvent::Sent { .. }
+        | ServerEvent::ObservationStarted(_)
         | ServerEvent::ObservationEnded(_)
         | ServerEvent::CoapLog { .. } => {}
-    }
-}
-
-fn seen(web: &Web, endpoint: &str, at_unix_ms: i64, nodes: &BTreeMap<ObjectPath, Node>) {
-    for (path, node) in nodes {
-        web.values.seen(endpoint, *path, node, at_unix_ms);
     }
 }
 
@@ -405,6 +382,7 @@ pub(super) struct Wanted {
 /// GET `/api/event` and `/event`.
 pub(super) async fn watch(
     State(web): State<Arc<Web>>,
+    Extension(caller): Extension<Caller>,
     Query(wanted): Query<Wanted>,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
@@ -447,7 +425,7 @@ pub(super) async fn watch(
     let stop = async move {
         tokio::select! {
             () = web.shutdown.cancelled() => {}
-            () = web.gate.changed() => {}
+            () = web.gate.shut_out(&caller) => {}
         }
     };
     let events = stream::once(async { Ok(hello) })

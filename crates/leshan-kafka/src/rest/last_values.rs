@@ -170,13 +170,21 @@ impl Kept {
         bytes: usize,
         at_unix_ms: i64,
     ) {
-        let before = self
-            .devices
-            .get(endpoint)
-            .and_then(|device| device.values.get(&path))
-            .map(|known| known.bytes);
-        let others = self.bytes - before.unwrap_or(0);
-        if (before.is_none() && self.entries >= ENTRIES) || others + bytes > BYTES {
+        // The usual case first, with one look: there is a notification for each call.
+        let known = self.devices.get_mut(endpoint);
+        if let Some(known) = known.and_then(|device| device.values.get_mut(&path)) {
+            let others = self.bytes - known.bytes;
+            if others + bytes <= BYTES {
+                *known = Known {
+                    node: node(),
+                    at_unix_ms,
+                    bytes,
+                };
+                self.bytes = others + bytes;
+            }
+            return;
+        }
+        if self.entries >= ENTRIES || self.bytes + bytes > BYTES {
             return;
         }
         let known = Known {
@@ -184,19 +192,10 @@ impl Kept {
             at_unix_ms,
             bytes,
         };
-        self.device(endpoint).values.insert(path, known);
-        self.bytes = others + bytes;
-        self.entries += usize::from(before.is_none());
-    }
-
-    fn device(&mut self, endpoint: &str) -> &mut Device {
-        // `entry` would copy the name each time, and there is a notification for each call.
-        if !self.devices.contains_key(endpoint) {
-            self.devices.insert(endpoint.to_owned(), Device::default());
-        }
-        self.devices
-            .get_mut(endpoint)
-            .expect("it was there, or has just been put there")
+        let device = self.devices.entry(endpoint.to_owned()).or_default();
+        device.values.insert(path, known);
+        self.bytes += bytes;
+        self.entries += 1;
     }
 
     fn remove(&mut self, endpoint: &str) {

@@ -20,6 +20,7 @@ mod events;
 mod kept;
 mod last_values;
 mod limits;
+mod onlook;
 mod openapi;
 mod page;
 mod queue;
@@ -47,6 +48,8 @@ use last_values::Values;
 use queue::Delayed;
 use refused::Refused;
 
+pub(crate) use onlook::Shown;
+
 /// The most connections at one time; more wait to be accepted.
 pub(crate) const CONNECTIONS: usize = 512;
 /// How long requests on their way may take to finish once the server is stopping.
@@ -63,6 +66,8 @@ pub(crate) struct Interface {
     /// What the server shows devices that come over DTLS; `None` where it has no key of its own.
     pub(crate) server_key: Option<ServerKey>,
     pub(crate) engine: Engine,
+    /// What the engine shows of values.
+    pub(crate) shown: Shown,
     /// Where calls are kept that wait for sleeping devices.
     pub(crate) queue: PathBuf,
 }
@@ -98,8 +103,8 @@ impl DeviceEndpoint {
 /// What the handlers share.
 struct Web {
     engine: Engine,
-    values: Values,
-    events: Events,
+    values: Arc<Values>,
+    events: Arc<Events>,
     delayed: Delayed,
     endpoints: Vec<DeviceEndpoint>,
     credentials: Credentials,
@@ -117,26 +122,15 @@ pub(crate) async fn serve(interface: Interface, shutdown: CancellationToken) -> 
         credentials,
         server_key,
         engine,
+        shown,
         queue,
     } = interface;
     let delayed = Delayed::open(&queue)?;
-    let protection = Protection {
-        policy: routes::policy,
-        refuse: routes::refuse,
-        tls: listener.scheme() == "https",
-        port: listener.address().port(),
-    };
-    if !gate.is_open() && !protection.tls && !listener.address().ip().to_canonical().is_loopback() {
-        tracing::warn!(
-            "passwords and tokens come over {} in clear: give the listener a certificate (--tls-certificate-location), \
-             or put a proxy with TLS before it",
-            listener.address()
-        );
-    }
+    let protection = Protection::new(&listener, routes::policy, routes::refuse);
     let web = Arc::new(Web {
         engine,
-        values: Values::default(),
-        events: Events::default(),
+        values: shown.values,
+        events: shown.events,
         delayed,
         endpoints,
         credentials,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 use lwm2m::server::RequestOptions;
 use lwm2m::{Operation, Registration};
 use lwm2m_codec::ContentFormat;
@@ -39,6 +39,16 @@ pub(super) enum Verb {
 }
 
 impl Verb {
+    /// HEAD is a GET whose answer is not looked at.
+    pub(super) fn of(method: &Method) -> Self {
+        match *method {
+            Method::PUT => Self::Put,
+            Method::POST => Self::Post,
+            Method::DELETE => Self::Delete,
+            _ => Self::Get,
+        }
+    }
+
     /// In lower case, as OpenAPI has it.
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -67,7 +77,11 @@ impl Request {
         }
     }
 
+    /// With its body, where one means anything.
     pub(super) fn with_body(mut self, headers: &HeaderMap, body: Bytes) -> Self {
+        if matches!(self.verb, Verb::Get | Verb::Delete) {
+            return self;
+        }
         self.content_type = headers
             .get(header::CONTENT_TYPE)
             .and_then(|kind| kind.to_str().ok())

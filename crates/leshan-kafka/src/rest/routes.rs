@@ -13,7 +13,7 @@ use service::auth::{Gate, Protection, Role};
 
 use super::{
     DeviceEndpoint, Refused, Web, clients, composite, device, events, limits, openapi, page, queue,
-    refused, security, specs,
+    security, specs,
 };
 
 /// Every path but those of a device's tree, with its handlers. They are the paths of the OpenAPI document.
@@ -24,7 +24,7 @@ fn fixed() -> Vec<(&'static str, MethodRouter<Arc<Web>>)> {
         ("/api/clients/{endpoint}/values", get(clients::values)),
         (
             "/api/clients/{endpoint}/composite",
-            get(composite::read).put(composite::write),
+            get(composite::call).put(composite::call),
         ),
         (
             "/api/clients/{endpoint}/composite/observe",
@@ -47,6 +47,7 @@ fn fixed() -> Vec<(&'static str, MethodRouter<Arc<Web>>)> {
         ("/api/security/clients/{endpoint}", delete(security::delete)),
         ("/api/security/server", get(security::server)),
         ("/api/server/endpoint", get(server_endpoint)),
+        ("/api/server/security", get(security::server)),
         ("/api/event", get(events::watch)),
         ("/event", get(events::watch)),
         ("/api/openapi.json", get(openapi::document)),
@@ -62,6 +63,7 @@ pub(super) fn app(web: &Arc<Web>, gate: &Gate, protection: Protection) -> Router
         })
         .route("/", get(page::page))
         // With the slash at the end that Leshan's own page writes.
+        .route("/api/clients/", get(clients::list))
         .route("/api/clients/{endpoint}/", get(clients::one))
         .route(
             "/api/security/clients/",
@@ -70,12 +72,13 @@ pub(super) fn app(web: &Arc<Web>, gate: &Gate, protection: Protection) -> Router
         // A device's tree: `device` has its calls.
         .route(
             "/api/clients/{endpoint}/{*target}",
-            get(device::get)
-                .put(device::put)
-                .post(device::post)
-                .delete(device::delete),
+            get(device::call)
+                .put(device::call)
+                .post(device::call)
+                .delete(device::call),
         )
         .fallback(nothing)
+        .method_not_allowed_fallback(no_such_method)
         .with_state(Arc::clone(web))
         .merge(gate.session_routes(protection));
     // A body is taken in only of those who may come in. It has its bound there, so axum's own is off.
@@ -86,17 +89,14 @@ pub(super) fn app(web: &Arc<Web>, gate: &Gate, protection: Protection) -> Router
             limits::take_in,
         ));
     gate.protect(routes, protection)
-        .layer(middleware::from_fn_with_state(gate.clone(), refused::guard))
 }
 
 /// What takes which role. The page and the document have nothing of this server's devices in them.
 pub(super) fn policy(method: &Method, path: &str) -> Option<Role> {
-    let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
     match path {
         "/" | "/api/openapi.json" | "/api/session" => None,
         _ if path.starts_with("/api/security") => Some(Role::Admin),
-        _ if reads => Some(Role::Read),
-        _ => Some(Role::Operate),
+        _ => Some(Role::to_call(method)),
     }
 }
 
@@ -112,6 +112,14 @@ async fn nothing(uri: Uri) -> Refused {
         format!(
             "there is nothing at {path}: the interface is below /api (see /api/openapi.json), the page at /"
         ),
+    )
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Refused {
+    let path: String = uri.path().chars().take(200).collect();
+    Refused::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        format!("{path} does not take {method} (see /api/openapi.json)"),
     )
 }
 

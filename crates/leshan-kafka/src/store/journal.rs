@@ -31,6 +31,8 @@ pub(crate) struct Accepted {
     pub(crate) accepted_ms: i64,
     /// When the record says it was written, Unix milliseconds.
     pub(crate) written_ms: i64,
+    /// The same where the record says so itself and is no copy.
+    pub(crate) created_ms: Option<i64>,
     /// Its own word on when it is too late.
     pub(crate) expires_ms: Option<i64>,
     /// Its `traceparent`.
@@ -53,15 +55,21 @@ pub(crate) struct Entry {
     pub(crate) id: i64,
     pub(crate) origin: String,
     pub(crate) request: Request,
+    /// Of the request as it is written.
+    pub(crate) bytes: usize,
     pub(crate) deadline_ms: i64,
     pub(crate) sleeper: bool,
     pub(crate) trace: String,
 }
 
-/// What the last run left of a request.
-#[derive(Clone, Debug)]
-pub(crate) struct OpenEntry {
-    pub(crate) entry: Entry,
+/// What the last run left of a request; what is asked for stays on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OpenRequest {
+    pub(crate) id: i64,
+    pub(crate) endpoint: String,
+    pub(crate) deadline_ms: i64,
+    pub(crate) sleeper: bool,
+    pub(crate) bytes: usize,
     pub(crate) state: EntryState,
 }
 
@@ -78,6 +86,15 @@ pub(crate) enum Known {
     Follows { first: i64, id: i64 },
 }
 
+/// What is known of a request's origin.
+enum Position {
+    New,
+    /// This very record was accepted before.
+    Known,
+    /// Another record was there, under this number: the topic was made anew.
+    Reused(i64),
+}
+
 /// A request that waits, as a person sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Queued {
@@ -88,22 +105,31 @@ pub(crate) struct Queued {
 }
 
 impl Store {
-    /// Offers a request to the journal. It is there with the next commit.
+    /// Offers a request to the journal. It is there with the next commit. `true`: another record stood at its origin
+    /// before, so that the topic was made anew.
     pub(crate) fn offer(
         &mut self,
         accepted: &Accepted,
         offered: Offered,
         window_ms: i64,
-    ) -> Result<Known, StoreError> {
+    ) -> Result<(Known, bool), StoreError> {
         self.begin(true)?;
         let connection = self.connection();
-        let same_origin = connection
-            .prepare_cached("SELECT 1 FROM requests WHERE origin = ?1")?
-            .query_row(params![accepted.origin], |_| Ok(()))
-            .optional()?;
-        if same_origin.is_some() {
-            return Ok(Known::SameOrigin);
-        }
+        let whole = accepted.request.to_datum();
+        let digest = digest(&whole);
+        let reused = match position(connection, accepted, &digest)? {
+            Position::New => false,
+            Position::Known => return Ok((Known::SameOrigin, false)),
+            Position::Reused(earlier) => {
+                // No origin looks so: what stood there before is found by its number only.
+                connection
+                    .prepare_cached(
+                        "UPDATE requests SET origin = origin || '~' || id WHERE id = ?1",
+                    )?
+                    .execute(params![earlier])?;
+                true
+            }
+        };
         let must_not_repeat = accepted.malformed.is_none() && must_not_repeat(&accepted.request);
         let fingerprint = must_not_repeat.then(|| fingerprint(&accepted.request));
         let earlier = match &fingerprint {
@@ -128,15 +154,12 @@ impl Store {
             Some((_, ANSWERED, _)) => (ANSWERED, None, None),
             Some((first, _, _)) => (FOLLOWS, Some(*first), None),
         };
-        let datum = if state == ANSWERED {
-            Vec::new()
-        } else {
-            accepted.request.to_datum()
-        };
+        let datum = if state == ANSWERED { &[][..] } else { &whole };
         connection
             .prepare_cached(
-                "INSERT INTO requests (origin, fingerprint, accepted_ms, deadline_ms, request, state, sleeper, trace, follows)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                "INSERT INTO requests
+                     (origin, fingerprint, accepted_ms, deadline_ms, request, state, sleeper, trace, follows, digest, created_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
                 accepted.origin,
@@ -147,14 +170,17 @@ impl Store {
                 state,
                 offered.sleeper,
                 accepted.trace,
-                follows
+                follows,
+                digest,
+                accepted.created_ms
             ])?;
         let id = connection.last_insert_rowid();
-        Ok(match earlier {
+        let known = match earlier {
             None => Known::New(Box::new(Entry {
                 id,
                 origin: accepted.origin.clone(),
                 request: accepted.request.clone(),
+                bytes: whole.len(),
                 deadline_ms: offered.deadline_ms,
                 sleeper: offered.sleeper,
                 trace: accepted.trace.clone(),
@@ -163,7 +189,8 @@ impl Store {
                 reply: reply.unwrap_or_default(),
             },
             Some((first, _, _)) => Known::Follows { first, id },
-        })
+        };
+        Ok((known, reused))
     }
 
     /// A request has its reply; its datum is kept where a duplicate would be answered with it. In this turn's transaction
@@ -189,25 +216,29 @@ impl Store {
         Ok(kept.flatten())
     }
 
-    /// Requests without a reply, in the order of their acceptance.
-    pub(crate) fn open_requests(&self) -> Result<Vec<OpenEntry>, StoreError> {
-        let mut statement = self.connection().prepare(&format!(
-            "SELECT {ENTRY}, state, follows FROM requests WHERE state <> 2 ORDER BY id"
-        ))?;
+    /// Shows every request without a reply, in the order of their acceptance. Only one is in memory at a time.
+    pub(crate) fn each_open(&self, mut each: impl FnMut(OpenRequest)) -> Result<(), StoreError> {
+        let mut statement = self.connection().prepare(
+            "SELECT id, request, deadline_ms, sleeper, state, follows FROM requests WHERE state <> 2 ORDER BY id",
+        )?;
         let mut found = statement.query([])?;
-        let mut entries = Vec::new();
         while let Some(row) = found.next()? {
-            let state = match row.get::<_, i64>("state")? {
+            let state = match row.get::<_, i64>(4)? {
                 SENT => EntryState::Sent,
-                FOLLOWS => EntryState::Follows(row.get("follows")?),
+                FOLLOWS => EntryState::Follows(row.get(5)?),
                 _ => EntryState::Accepted,
             };
-            entries.push(OpenEntry {
-                entry: entry(row)?,
+            let datum = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
+            each(OpenRequest {
+                id: row.get(0)?,
+                endpoint: request(datum)?.ep,
+                deadline_ms: row.get(2)?,
+                sleeper: row.get(3)?,
+                bytes: datum.len(),
                 state,
             });
         }
-        Ok(entries)
+        Ok(())
     }
 
     /// A request that has no reply yet.
@@ -256,10 +287,15 @@ impl Store {
 const ENTRY: &str = "id, origin, request, deadline_ms, sleeper, trace";
 
 fn entry(row: &Row<'_>) -> Result<Entry, StoreError> {
+    let datum = row
+        .get_ref("request")?
+        .as_blob()
+        .map_err(rusqlite::Error::from)?;
     Ok(Entry {
         id: row.get("id")?,
         origin: row.get("origin")?,
-        request: request(&row.get::<_, Vec<u8>>("request")?)?,
+        request: request(datum)?,
+        bytes: datum.len(),
         deadline_ms: row.get("deadline_ms")?,
         sleeper: row.get("sleeper")?,
         trace: row.get::<_, Option<String>>("trace")?.unwrap_or_default(),
@@ -271,6 +307,46 @@ fn request(datum: &[u8]) -> Result<Request, StoreError> {
         what: "request",
         reason: error.to_string(),
     })
+}
+
+/// Whether the record at this origin is known. The same request at the same origin is the same record, and never another
+/// one as long as it has no reply. Another request there, or the same one written at another time, says that the topic
+/// was deleted and made anew; the time counts where no copy can have another one.
+fn position(
+    connection: &Connection,
+    accepted: &Accepted,
+    digest: &[u8; 16],
+) -> Result<Position, StoreError> {
+    let known = connection
+        .prepare_cached("SELECT id, state, digest, created_ms FROM requests WHERE origin = ?1")?
+        .query_row(params![accepted.origin], |row| {
+            let id: i64 = row.get(0)?;
+            let state: i64 = row.get(1)?;
+            // Those of an earlier release have neither.
+            let digest: Option<Vec<u8>> = row.get(2)?;
+            let created_ms: Option<i64> = row.get(3)?;
+            Ok((id, state, digest, created_ms))
+        })
+        .optional()?;
+    let Some((id, state, kept, created_ms)) = known else {
+        return Ok(Position::New);
+    };
+    let is_another = kept.is_some_and(|kept| kept != digest);
+    let was_written_later = state == ANSWERED
+        && created_ms
+            .zip(accepted.created_ms)
+            .is_some_and(|(before, now)| before != now);
+    Ok(if is_another || was_written_later {
+        Position::Reused(id)
+    } else {
+        Position::Known
+    })
+}
+
+/// What tells two requests apart: half of a SHA-256 over the whole of it.
+fn digest(datum: &[u8]) -> [u8; 16] {
+    let whole = openssl::sha::sha256(datum);
+    std::array::from_fn(|place| whole[place])
 }
 
 /// Requests that change something by being sent once more.

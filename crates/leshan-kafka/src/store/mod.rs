@@ -11,6 +11,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use lwm2m::{Observation, Registration};
 use rusqlite::{Connection, params};
 
 pub(crate) use journal::{Accepted, Entry, EntryState, Known, Offered, must_not_repeat};
+use outbox::Published;
 pub(crate) use outbox::{Outgoing, OutgoingKind};
 
 use crate::private_file::private_file;
@@ -69,8 +71,9 @@ pub(crate) enum StoreError {
     },
 }
 
-/// 1: rows as JSON, one outbox for all kinds. 2: compact rows, an outbox by kind, followers and traces of requests.
-const FORMAT: i64 = 2;
+/// 1: rows as JSON, one outbox for all kinds. 2: compact rows, an outbox by kind, followers and traces of requests. 3: by
+/// what two requests at one origin are told apart.
+const FORMAT: i64 = 3;
 
 /// One thing that changed.
 #[derive(Debug)]
@@ -100,6 +103,14 @@ pub(crate) enum Change {
         topic: Arc<str>,
         partition: i32,
         next: i64,
+    },
+    /// A device's changed registration has to be told when there is room.
+    OweUpdate {
+        endpoint: String,
+    },
+    /// It was told, or need not be any more.
+    OweNoUpdate {
+        endpoint: String,
     },
     /// How long a device in queue mode listens after it was heard of; `None`: the default.
     AwakeWindow {
@@ -173,6 +184,14 @@ impl Store {
                 )
                 .map_err(open)?;
         }
+        if found == 2 {
+            transaction
+                .execute_batch(
+                    "ALTER TABLE requests ADD COLUMN digest BLOB;
+                     ALTER TABLE requests ADD COLUMN created_ms INTEGER;",
+                )
+                .map_err(open)?;
+        }
         transaction.execute_batch(SCHEMA).map_err(open)?;
         if found == 1 {
             transaction
@@ -206,8 +225,20 @@ impl Store {
         let told = self.begun || changes.iter().any(Change::is_told);
         self.begin(told)?;
         let mut removed = 0;
+        let mut published = Published::default();
         for change in changes {
-            removed += apply(&self.connection, change)?;
+            match change {
+                // Kafka acknowledges rows in runs: one statement for each run.
+                Change::Published { kind, id } => {
+                    if let Some(run) = published.next(*kind, *id) {
+                        removed += outbox::delete(&self.connection, &run)?;
+                    }
+                }
+                change => apply(&self.connection, change)?,
+            }
+        }
+        if let Some(run) = published.end() {
+            removed += outbox::delete(&self.connection, &run)?;
         }
         self.connection.prepare_cached("COMMIT")?.execute([])?;
         self.begun = false;
@@ -293,6 +324,15 @@ impl Store {
         Ok(found.collect::<Result<_, _>>()?)
     }
 
+    /// The devices whose changed registration has to be told when there is room.
+    pub(crate) fn updates_owed(&self) -> Result<BTreeSet<String>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT endpoint FROM updates_owed")?;
+        let found = statement.query_map([], |row| row.get(0))?;
+        Ok(found.collect::<Result<_, _>>()?)
+    }
+
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -320,7 +360,9 @@ const SCHEMA: &str = "
         reply BLOB,
         sleeper INTEGER NOT NULL DEFAULT 0,
         trace TEXT,
-        follows INTEGER
+        follows INTEGER,
+        digest BLOB,
+        created_ms INTEGER
     );
     CREATE INDEX IF NOT EXISTS requests_by_fingerprint ON requests (fingerprint, accepted_ms) WHERE fingerprint IS NOT NULL;
     CREATE INDEX IF NOT EXISTS requests_by_time ON requests (accepted_ms);
@@ -344,14 +386,16 @@ const SCHEMA: &str = "
         endpoint TEXT PRIMARY KEY,
         window_ms INTEGER NOT NULL
     ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS updates_owed (
+        endpoint TEXT PRIMARY KEY
+    ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS numbers (
         name TEXT PRIMARY KEY,
         number INTEGER NOT NULL
     ) WITHOUT ROWID;
 ";
 
-/// Says how many bytes it took from the outbox.
-fn apply(connection: &Connection, change: &Change) -> Result<u64, StoreError> {
+fn apply(connection: &Connection, change: &Change) -> Result<(), StoreError> {
     match change {
         Change::PutRegistration(registration) => {
             connection
@@ -389,12 +433,24 @@ fn apply(connection: &Connection, change: &Change) -> Result<u64, StoreError> {
         }
         Change::Sent { id } => journal::mark_sent(connection, *id)?,
         Change::Enqueue { id, record } => outbox::insert(connection, *id, record)?,
-        Change::Published { kind, id } => return outbox::delete(connection, *kind, *id),
+        Change::Published { kind, id } => {
+            outbox::delete(connection, &outbox::Run::one(*kind, *id))?;
+        }
         Change::RepliesUpTo {
             topic,
             partition,
             next,
         } => outbox::replies_up_to(connection, topic, *partition, *next)?,
+        Change::OweUpdate { endpoint } => {
+            connection
+                .prepare_cached("INSERT OR IGNORE INTO updates_owed (endpoint) VALUES (?1)")?
+                .execute(params![endpoint])?;
+        }
+        Change::OweNoUpdate { endpoint } => {
+            connection
+                .prepare_cached("DELETE FROM updates_owed WHERE endpoint = ?1")?
+                .execute(params![endpoint])?;
+        }
         Change::AwakeWindow { endpoint, window } => match window {
             Some(window) => {
                 let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
@@ -411,5 +467,5 @@ fn apply(connection: &Connection, change: &Change) -> Result<u64, StoreError> {
             }
         },
     }
-    Ok(0)
+    Ok(())
 }

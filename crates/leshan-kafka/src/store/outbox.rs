@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 
 use super::{Store, StoreError};
 
@@ -115,19 +115,57 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Removes a record; says how many bytes it had.
-pub(super) fn delete(
-    connection: &Connection,
+/// Rows of one kind, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
     kind: OutgoingKind,
-    id: i64,
-) -> Result<u64, StoreError> {
-    let bytes: Option<i64> = connection
-        .prepare_cached("DELETE FROM outbox WHERE kind = ?1 AND id = ?2 RETURNING length(datum)")?
-        .query_row(params![kind as i64, id], |row| row.get(0))
-        .optional()?;
-    Ok(bytes
-        .and_then(|bytes| u64::try_from(bytes).ok())
-        .unwrap_or(0))
+    first: i64,
+    last: i64,
+}
+
+impl Run {
+    pub(super) fn one(kind: OutgoingKind, id: i64) -> Self {
+        Self {
+            kind,
+            first: id,
+            last: id,
+        }
+    }
+}
+
+/// Puts rows together that are removed.
+#[derive(Debug, Default)]
+pub(super) struct Published(Option<Run>);
+
+impl Published {
+    /// A row; the run before it, where it is none of that.
+    pub(super) fn next(&mut self, kind: OutgoingKind, id: i64) -> Option<Run> {
+        match &mut self.0 {
+            Some(run) if run.kind == kind && run.last + 1 == id => {
+                run.last = id;
+                None
+            }
+            _ => self.0.replace(Run::one(kind, id)),
+        }
+    }
+
+    /// The last run.
+    pub(super) fn end(self) -> Option<Run> {
+        self.0
+    }
+}
+
+/// Removes records; says how many bytes they had.
+pub(super) fn delete(connection: &Connection, run: &Run) -> Result<u64, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "DELETE FROM outbox WHERE kind = ?1 AND id BETWEEN ?2 AND ?3 RETURNING length(datum)",
+    )?;
+    let mut lengths = statement.query(params![run.kind as i64, run.first, run.last])?;
+    let mut bytes = 0;
+    while let Some(row) = lengths.next()? {
+        bytes += u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0);
+    }
+    Ok(bytes)
 }
 
 pub(super) fn replies_up_to(

@@ -190,10 +190,13 @@ fn a_store_of_the_first_format_is_taken_over() {
 
     let store = Store::open(&path).unwrap();
     assert_eq!(all(&store), (vec![kept], vec![observed]));
-    let open = store.open_requests().unwrap();
+    let mut open = Vec::new();
+    store.each_open(|request| open.push(request)).unwrap();
     assert_eq!(open.len(), 1);
-    assert_eq!((open[0].entry.id, open[0].state), (7, EntryState::Accepted));
-    assert_eq!(open[0].entry.request, read("t1"));
+    assert_eq!((open[0].id, open[0].state), (7, EntryState::Accepted));
+    assert_eq!(open[0].endpoint, "dev1");
+    let entry = store.open_request(7).unwrap().unwrap();
+    assert_eq!(entry.request, read("t1"));
     let state = store.outbox_state(OutgoingKind::Reply).unwrap();
     assert_eq!((state.last, state.bytes), (5, 2));
     drop(store);

@@ -5,11 +5,15 @@
 #[path = "../site/mod.rs"]
 mod site;
 
+mod anew;
 mod journal;
 mod kills;
 mod outage;
+mod partitions;
 mod queue_mode;
+mod raw;
 mod records;
+mod rights;
 mod values;
 
 /// Not a test by itself: the server as a process that can be killed ([`site::Site::start_process`]).

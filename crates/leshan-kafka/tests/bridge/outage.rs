@@ -1,9 +1,14 @@
 //! Kafka away, Kafka that refuses, and a spool that is full.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use records::{RequestKind, ResponseCode, ResponseObserve};
+use lwm2m::client::Event;
+use lwm2m_codec::Timestamped;
+use lwm2m_model::{Node, Value};
+use records::{RegistrationResponse, RequestKind, ResponseCode, ResponseObserve};
 
+use super::raw::{CHANGED, Raw};
 use super::records::number;
 use super::site::{self, Device, Site};
 
@@ -121,5 +126,112 @@ async fn a_topic_that_kafka_does_not_have_stops_nothing_and_is_named() {
     testkit::wait_for(site::PATIENCE, "all is well again", healthy)
         .await
         .unwrap();
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_registration_is_told_when_there_is_room_however_long_kafka_was_away() {
+    let mut site = Site::with_kafka().await;
+    let server = site.start_process(&["--spool-mb=0"]);
+    let mut registrations = site
+        .topic::<RegistrationResponse>("iot.gw.registrations")
+        .await;
+    let coap = site.coap;
+    // As soon as it listens.
+    testkit::wait_for(site::PATIENCE, "the server", async || {
+        tokio::net::TcpStream::connect(site.web).await?;
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let mut device = Raw::register(coap, "ep=dev1&lt=300&lwm2m=1.0&b=U");
+    let mut other = Raw::register(coap, "ep=dev2&lt=300&lwm2m=1.0&b=U");
+    for _ in 0..2 {
+        let new = registrations.next().await;
+        assert!(matches!(new, RegistrationResponse::New(_)), "{new:?}");
+    }
+    site.stop_broker().await;
+    // The first one uses all the bytes there are; the next ones are two that change something and many that do not.
+    assert_eq!(device.update(""), CHANGED);
+    for _ in 0..20 {
+        assert_eq!(other.update(""), CHANGED);
+    }
+    assert_eq!(device.update("lt=4000"), CHANGED);
+    assert_eq!(device.update("batch=7"), CHANGED);
+    assert_eq!(device.update(""), CHANGED);
+    // What is owed outlives the server.
+    let mut server = {
+        let mut server = server;
+        server.kill();
+        site.start_process(&["--spool-mb=0"])
+    };
+    site.start_broker().await;
+    let told = loop {
+        match registrations.next().await {
+            RegistrationResponse::Update(update) if update.lt.is_some() => break update,
+            RegistrationResponse::Update(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((told.ep.as_str(), told.lt), ("dev1", Some(4_000)));
+    assert_eq!(told.attributes.unwrap()["batch"], "7");
+    assert!(told.links.is_some_and(|links| !links.is_empty()));
+    let mut more = 0;
+    while !registrations.is_quiet().await {
+        more += 1;
+    }
+    assert_eq!(more, 0, "told again");
+    server.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_and_found_no_room_is_said_to_the_device() {
+    let site = Site::with_kafka().await;
+    // No record fits, so that each goes to Kafka, comes back, and looks for room in the spool, which has it for one.
+    let topic = "iot.gw.observations";
+    let tight = [("max.message.bytes", "100")];
+    kafka::ensure_topic(&site.cluster(), topic, 1, &tight)
+        .await
+        .unwrap();
+    let server = site.start_server_with(&["--spool-mb=0", "--kafka-producer-linger-ms=400"]);
+    let mut devices = Vec::new();
+    for name in ["dev1", "dev2", "dev3"] {
+        let mut device = Device::start(site.coap, name).await;
+        device.registered().await;
+        devices.push(device);
+    }
+    let settled = || async {
+        let left = site::metric("zeelos_spool_bytes");
+        anyhow::ensure!(left == 0.0, "{left} bytes are left in the spool");
+        Ok(())
+    };
+    testkit::wait_for(site::PATIENCE, "Kafka has the registrations", settled)
+        .await
+        .unwrap();
+    for device in &devices {
+        let path = "/3303/0/5700".parse().unwrap();
+        let node = Node::single(5700, Value::Float(7.0));
+        device.send(vec![Timestamped {
+            time_s: None,
+            content: BTreeMap::from([(path, node)]),
+        }]);
+    }
+    let mut refused = 0;
+    for device in &mut devices {
+        let answer = device
+            .wait_for(|event| {
+                matches!(event, Event::SendAnswered { .. } | Event::SendFailed { .. })
+            })
+            .await;
+        match answer {
+            Event::SendAnswered { code, .. } if code.is_success() => {}
+            Event::SendAnswered { code, .. } => {
+                assert_eq!(code, coap::Code::SERVICE_UNAVAILABLE);
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 0, "nobody was told");
     server.stop().await;
 }

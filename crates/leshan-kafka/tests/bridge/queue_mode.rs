@@ -6,8 +6,9 @@ use lwm2m::Binding;
 use lwm2m::client::Event;
 use records::{RequestBody, RequestKind, ResponseCode};
 
+use super::raw::Raw;
 use super::records::message;
-use super::site::{Device, Site, request};
+use super::site::{self, Device, Site, request};
 
 /// How long the devices here listen after they were heard of.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -113,4 +114,68 @@ async fn what_waits_follows_the_device_into_its_next_registration_and_ends_at_it
         "an expired command was executed"
     );
     server.stop().await;
+}
+
+/// What a process has in memory now, MiB.
+fn resident_mb(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kb: u64 = line
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    kb / 1_024
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_requests_that_wait_are_on_the_disk_and_not_in_memory() {
+    const SLEEPERS: usize = 200;
+    const EACH: usize = 500;
+    const BYTES: usize = 2_000;
+    let site = Site::with_kafka().await;
+    let args = ["--awake-window-s=1", "--request-timeout-s=600"];
+    let mut server = site.start_process(&args);
+    testkit::wait_for(site::PATIENCE, "the server", async || {
+        tokio::net::TcpStream::connect(site.web).await?;
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let desk = site.desk().await;
+    let coap = site.coap;
+    let registering = tokio::task::spawn_blocking(move || {
+        for number in 0..SLEEPERS {
+            Raw::register(coap, &format!("ep=s{number}&lt=86400&lwm2m=1.0&b=UQ"));
+        }
+    });
+    registering.await.unwrap();
+    tokio::time::sleep(WINDOW * 2).await;
+    let arguments = "x".repeat(BYTES);
+    let all: Vec<_> = (0..SLEEPERS * EACH)
+        .map(|number| {
+            let body = Some(RequestBody::Execute(arguments.clone()));
+            let (ep, ticket) = (format!("s{}", number % SLEEPERS), format!("t{number}"));
+            request(&ep, &ticket, RequestKind::Execute, "/3/0/4", body)
+        })
+        .collect();
+    desk.send_all(&all).await;
+    site.until_committed_within(site::PATIENCE * 3).await;
+    let before = resident_mb(server.id());
+    server.kill();
+
+    let mut server = site.start_process(&args);
+    let mut desk = site.desk().await;
+    // It serves others, and knows what waits.
+    let reply = desk
+        .ask("nobody", "other", RequestKind::Read, "/3/0/0", None)
+        .await;
+    assert_eq!(reply.rep.code, ResponseCode::NotFound);
+    let after = resident_mb(server.id());
+    println!("{before} MiB before the restart, {after} MiB after it");
+    // All of them are 200 MB.
+    assert!(after < 100, "{after} MiB");
+    assert!(before < 130, "{before} MiB");
+    server.kill();
 }

@@ -15,7 +15,7 @@ use crate::device::Device;
 use crate::gateway::{Gateway, PATIENCE, answer};
 
 /// A server with a user for each role.
-async fn closed() -> (Gateway, Secret, tempfile::TempDir) {
+pub(crate) async fn closed() -> (Gateway, Secret, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let line = |name: &str, role| {
         user_entry(&name.parse().unwrap(), role, &Secret::new("correct horse")).unwrap()
@@ -137,6 +137,42 @@ async fn a_page_watches_with_its_session_until_users_change() {
         .expect("it ends");
     let again = with(gateway.request(Method::GET, "/api/clients"));
     assert_eq!(answer(again).await.0, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_logs_out_watches_no_more_and_others_go_on() {
+    let (gateway, token, _folder) = closed().await;
+    let said = json!({"user": "reader", "password": "correct horse"});
+    let login = gateway.request(Method::POST, "/api/session").json(&said);
+    let response = login.send().await.unwrap();
+    let cookie = response.headers()[header::SET_COOKIE].clone();
+    let events = || {
+        gateway
+            .request(Method::GET, "/api/event")
+            .header(header::ACCEPT, "text/event-stream")
+    };
+    let mut page = events().header(header::COOKIE, &cookie);
+    page = page.timeout(10 * PATIENCE);
+    let mut page = page.send().await.unwrap();
+    let program = events().bearer_auth(token.expose()).timeout(10 * PATIENCE);
+    let mut program = program.send().await.unwrap();
+    for stream in [&mut page, &mut program] {
+        assert_eq!(stream.status(), 200);
+        assert!(stream.chunk().await.unwrap().is_some());
+    }
+    let logout = gateway
+        .request(Method::DELETE, "/api/session")
+        .header(header::COOKIE, &cookie);
+    assert_eq!(answer(logout).await.0, 200);
+    let ended = async { while page.chunk().await.unwrap().is_some() {} };
+    tokio::time::timeout(Duration::from_secs(5), ended)
+        .await
+        .expect("it ends");
+    let _device = Device::start(gateway.coap, "dev1");
+    let told = tokio::time::timeout(PATIENCE, program.chunk()).await;
+    let told = told.expect("it goes on").unwrap().unwrap();
+    let told = String::from_utf8_lossy(&told);
+    assert!(told.contains("REGISTRATION"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

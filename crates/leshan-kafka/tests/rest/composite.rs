@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::json;
 use testkit::wait_for;
 
-use crate::gateway::{Gateway, PATIENCE, answer_of};
+use crate::gateway::{Gateway, PATIENCE, answer, answer_of};
 use crate::{content, done, refused, single};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,6 +35,29 @@ async fn several_paths_are_read_and_written_at_once() {
             .await,
         content(json!({"/3/0/15": single(15, "STRING", "Etc/UTC")}))
     );
+
+    // Leshan's words: what stands below two of the paths would be the one's or the other's.
+    for (paths, said) in [
+        ("/3/0/0,/3/0", "/3/0 and /3/0/0"),
+        ("/3/0,/1,/3/0/0", "/3/0 and /3/0/0"),
+        ("/3/0/0,/3/0/0", "/3/0/0 and /3/0/0"),
+        ("/,/3", "/ and /3"),
+    ] {
+        let reason = format!("Invalid request: Invalid path list : {said} are overlapped paths");
+        for (method, call) in [
+            (Method::GET, "composite"),
+            (Method::POST, "composite/observe"),
+        ] {
+            let path = format!("/api/clients/dev1/{call}?paths={paths}");
+            let asked = gateway.request(method, &path);
+            assert_eq!(answer(asked).await, refused(400, &reason), "{paths}");
+        }
+    }
+    // Neighbours whose names begin alike are not parts of each other.
+    let (status, _) = gateway
+        .get("/api/clients/dev1/composite?paths=/3/0/1,/3/0/11,/3/0/15")
+        .await;
+    assert_eq!(status, 200);
 
     let write = "/api/clients/dev1/composite?pathformat=SENML_CBOR&nodeformat=SENML_CBOR";
     let of_2018 = json!({"/3/0/15": {"id": 15, "value": "UTC"}, "/1/0/1": {"value": 86400}});

@@ -1,6 +1,6 @@
 //! SenML CBOR: an array of maps, labels as small numbers (RFC 8428, section 6; `vlo` stays text).
 
-use lwm2m_model::{ObjectPath, Value};
+use lwm2m_model::Value;
 
 use super::{Raw, lines};
 use crate::cbor::{Fault, Item, Number, Reader, Writer};
@@ -163,13 +163,13 @@ fn write_value(writer: &mut Writer, value: &Value) {
     }
 }
 
-pub(super) fn write_paths(paths: &[ObjectPath]) -> Vec<u8> {
+pub(super) fn write_names(names: &[String]) -> Vec<u8> {
     let mut writer = Writer::default();
-    writer.array(paths.len());
-    for path in paths {
+    writer.array(names.len());
+    for name in names {
         writer.map(1);
         writer.signed(NAME);
-        writer.text(&path.to_string());
+        writer.text(name);
     }
     writer.finish()
 }

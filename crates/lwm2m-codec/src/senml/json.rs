@@ -1,7 +1,7 @@
 //! SenML JSON: an array of records, labels as text (RFC 8428, section 5; `vlo` is of TS 1.1 core, section 7.4).
 
 use base64::Engine;
-use lwm2m_model::{ObjectPath, Value};
+use lwm2m_model::Value;
 use serde::de::{Error, IgnoredAny, MapAccess};
 
 use super::{Raw, lines};
@@ -48,7 +48,7 @@ pub(super) fn write(records: &[Record<'_>]) -> Vec<u8> {
         .map(|line| {
             let mut members = Vec::with_capacity(4);
             if let Some(base) = line.base_name {
-                members.push(format!("\"bn\":\"{base}\""));
+                members.push(format!("\"bn\":{}", quoted(base)));
             }
             if let Some(time_s) = line.base_time {
                 members.push(format!("\"bt\":{}", seconds_text(time_s)));
@@ -71,10 +71,10 @@ pub(super) fn write(records: &[Record<'_>]) -> Vec<u8> {
     format!("[{}]", lines.join(",")).into_bytes()
 }
 
-pub(super) fn write_paths(paths: &[ObjectPath]) -> Vec<u8> {
-    let names: Vec<String> = paths
+pub(super) fn write_names(names: &[String]) -> Vec<u8> {
+    let names: Vec<String> = names
         .iter()
-        .map(|path| format!("{{\"n\":\"{path}\"}}"))
+        .map(|name| format!("{{\"n\":{}}}", quoted(name)))
         .collect();
     format!("[{}]", names.join(",")).into_bytes()
 }

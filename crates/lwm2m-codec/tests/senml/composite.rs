@@ -106,6 +106,19 @@ fn base_times_and_times() {
             Some(0.0)
         ]
     );
+    // Up to the end of the year 9999, and as far into the past.
+    assert_eq!(
+        read(r#"[{"n":"/3303/0/5700","v":1,"t":253402300799}]"#).len(),
+        1
+    );
+    for time in ["253402300800", "-253402300800", "1e300"] {
+        let pack = format!(r#"[{{"n":"/3303/0/5700","v":1,"bt":{time}}}]"#);
+        let refused = history(pack.as_bytes(), JSON);
+        assert!(
+            matches!(refused, Err(DecodeError::Malformed { .. })),
+            "{time}"
+        );
+    }
     let now = 1_700_000_000.0;
     assert_eq!(resolve_time(-5.0, now), now - 5.0);
     assert_eq!(resolve_time(268_435_455.0, now), now + 268_435_455.0);

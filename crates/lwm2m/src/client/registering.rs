@@ -39,13 +39,16 @@ pub(super) enum State {
     Registered(Registered),
     Deregistering {
         request: RequestId,
+        /// The server has disabled itself for this long: the device comes back after it.
+        disabled_for: Option<Duration>,
     },
 }
 
 #[derive(Debug)]
 pub(super) struct Registered {
     location: Vec<String>,
-    update_at: Instant,
+    /// `None`: the lifetime has no end.
+    update_at: Option<Instant>,
     updating: Option<RequestId>,
     /// What the next update has to carry; an update is sent as soon as one of them is set.
     wanted: Wanted,
@@ -56,11 +59,13 @@ struct Wanted {
     update: bool,
     lifetime: bool,
     objects: bool,
+    /// No update, but a de-registration: for how long.
+    disabled_for: Option<Duration>,
 }
 
 impl Wanted {
     fn any(self) -> bool {
-        self.update || self.lifetime || self.objects
+        self.update || self.lifetime || self.objects || self.disabled_for.is_some()
     }
 }
 
@@ -77,9 +82,7 @@ impl State {
     pub(super) fn timeout(&self) -> Option<Instant> {
         match self {
             Self::Waiting { until } => Some(*until),
-            Self::Registered(registered) if registered.updating.is_none() => {
-                Some(registered.update_at)
-            }
+            Self::Registered(registered) if registered.updating.is_none() => registered.update_at,
             _ => None,
         }
     }
@@ -96,6 +99,12 @@ impl State {
         }
     }
 
+    pub(super) fn disabled(&mut self, time: Duration) {
+        if let Self::Registered(registered) = self {
+            registered.wanted.disabled_for = Some(time);
+        }
+    }
+
     /// Whether the device waits for its server, or is about to.
     pub(super) fn is_busy(&self) -> bool {
         match self {
@@ -106,7 +115,7 @@ impl State {
 
     fn request(&self) -> Option<RequestId> {
         match self {
-            Self::Registering { request } | Self::Deregistering { request } => Some(*request),
+            Self::Registering { request } | Self::Deregistering { request, .. } => Some(*request),
             Self::Registered(registered) => registered.updating,
             Self::Idle | Self::Waiting { .. } => None,
         }
@@ -160,13 +169,34 @@ impl<T: ObjectTree> Client<T> {
         if let Some(request) = self.state.request() {
             self.coap.cancel_request(request);
         }
+        self.leave(now, location, None);
+    }
+
+    fn leave(&mut self, now: Instant, location: Vec<String>, disabled_for: Option<Duration>) {
         match self.ask_server(now, Request::new(Method::Delete, location)) {
-            Ok(request) => self.state = State::Deregistering { request },
-            Err(_) => {
-                self.end(State::Idle);
-                self.events.push_back(Event::Deregistered);
+            Ok(request) => {
+                self.state = State::Deregistering {
+                    request,
+                    disabled_for,
+                }
             }
+            Err(_) => self.left(now, disabled_for),
         }
+    }
+
+    fn left(&mut self, now: Instant, disabled_for: Option<Duration>) {
+        let Some(retry_in) = disabled_for else {
+            self.end(State::Idle);
+            self.events.push_back(Event::Deregistered);
+            return;
+        };
+        self.end(State::Waiting {
+            until: after(now, retry_in),
+        });
+        self.events.push_back(Event::RegistrationFailed {
+            reason: "the server has disabled itself for this device".to_owned(),
+            retry_in,
+        });
     }
 
     /// Instances came or went by the device's own doing: the server is told with an update.
@@ -187,7 +217,8 @@ impl<T: ObjectTree> Client<T> {
         match &mut self.state {
             State::Waiting { until } if *until <= now => self.register(now),
             State::Registered(registered)
-                if registered.updating.is_none() && registered.update_at <= now =>
+                if registered.updating.is_none()
+                    && registered.update_at.is_some_and(|at| at <= now) =>
             {
                 registered.wanted.update = true;
                 self.after_request(now);
@@ -212,6 +243,10 @@ impl<T: ObjectTree> Client<T> {
             return;
         }
         let wanted = std::mem::take(&mut registered.wanted);
+        if let Some(time) = wanted.disabled_for {
+            let location = registered.location.clone();
+            return self.leave(now, location, Some(time));
+        }
         let mut request = Request::new(Method::Post, registered.location.clone());
         if wanted.lifetime {
             request
@@ -244,9 +279,14 @@ impl<T: ObjectTree> Client<T> {
         let ResourceContent::Single(Value::Integer(lifetime_s)) = node.content else {
             return;
         };
-        let Ok(lifetime_s @ 1..) = u32::try_from(lifetime_s) else {
+        // Zero is without end, in LwM2M 1.1.
+        let least = u32::from(self.config.version == Version::V1_0);
+        let Ok(lifetime_s) = u32::try_from(lifetime_s) else {
             return;
         };
+        if lifetime_s < least {
+            return;
+        }
         let lifetime = Duration::from_secs(lifetime_s.into());
         if lifetime != self.config.lifetime {
             self.config.lifetime = lifetime;
@@ -368,9 +408,9 @@ impl<T: ObjectTree> Client<T> {
                 self.register(now);
             }
             State::Registered(_) => self.wait(now, refusal("the update", response)),
-            State::Deregistering { .. } => {
-                self.end(State::Idle);
-                self.events.push_back(Event::Deregistered);
+            State::Deregistering { disabled_for, .. } => {
+                let disabled_for = *disabled_for;
+                self.left(now, disabled_for);
             }
             State::Idle | State::Waiting { .. } => {}
         }
@@ -380,9 +420,8 @@ impl<T: ObjectTree> Client<T> {
         if self.state.request() != Some(id) {
             return;
         }
-        if let State::Deregistering { .. } = self.state {
-            self.end(State::Idle);
-            self.events.push_back(Event::Deregistered);
+        if let State::Deregistering { disabled_for, .. } = self.state {
+            self.left(now, disabled_for);
         } else {
             self.wait(now, reason.to_string());
         }
@@ -429,13 +468,17 @@ impl<T: ObjectTree> Client<T> {
         );
     }
 
-    fn next_update(&self, now: Instant) -> Instant {
+    fn next_update(&self, now: Instant) -> Option<Instant> {
         let lifetime = self.config.lifetime;
         let wait = lifetime.saturating_sub(UPDATE_AHEAD).max(lifetime / 2);
-        // Too far away to be represented: a year, then.
-        now.checked_add(wait)
-            .unwrap_or(now + Duration::from_secs(365 * 86_400))
+        (!lifetime.is_zero()).then(|| after(now, wait))
     }
+}
+
+/// Too far away to be represented: a year, then.
+fn after(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait)
+        .unwrap_or(now + Duration::from_secs(365 * 86_400))
 }
 
 fn refusal(what: &str, response: &Response) -> String {

@@ -1,16 +1,18 @@
 //! What a server may ask of a device (TS 1.1 core, sections 6.3 and 6.4).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use coap::{Code, Method, Peer, Request, Response, Token};
 use lwm2m_codec::{Attributes, ContentFormat, Link, decode, decode_create, format_links};
-use lwm2m_model::ObjectPath;
+use lwm2m_model::{Node, ObjectPath, ResourceContent, ResourceNode, Value};
 
 use super::{Client, Event, ObjectTree, content};
 use crate::{Target, WriteMode};
 
 /// The security object holds keys: no server may touch it (TS 1.1 core, section E.1).
 pub(super) const SECURITY: u16 = 0;
+/// The Server object's default for its resource 5.
+const DISABLE_TIMEOUT: Duration = Duration::from_secs(86_400);
 
 impl<T: ObjectTree> Client<T> {
     pub(super) fn serve(
@@ -137,6 +139,18 @@ impl<T: ObjectTree> Client<T> {
                 let values = resources.get(&resource).ok_or(Code::NOT_FOUND)?;
                 // At a resource the attributes from above are shown as well (TS 1.1 core, section 6.3.2).
                 links.push(self.link(path, *values, &self.effective_written(path)));
+                // The instances with what was written at each of them.
+                if values.is_some()
+                    && let Ok(Node::Resource(ResourceNode {
+                        content: ResourceContent::Multiple { instances, .. },
+                        ..
+                    })) = self.objects.read(path)
+                {
+                    for id in instances.into_keys() {
+                        let path = ObjectPath::ResourceInstance(object, instance, resource, id);
+                        links.push(self.link(&path, None, &self.own(&path)));
+                    }
+                }
             }
             ObjectPath::ResourceInstance(..) => return Err(Code::METHOD_NOT_ALLOWED),
         }
@@ -261,15 +275,34 @@ impl<T: ObjectTree> Client<T> {
     fn execute(&mut self, request: &Request, path: ObjectPath) -> Result<Response, Code> {
         let arguments = std::str::from_utf8(&request.payload).map_err(|_| Code::BAD_REQUEST)?;
         self.objects.execute(&path, arguments)?;
-        // Registration Update Trigger.
-        if let ObjectPath::Resource(1, _, 8) = path {
-            self.state.update_wanted();
+        match path {
+            // Disable.
+            ObjectPath::Resource(1, server, 4) => {
+                let time = self.disable_timeout(server);
+                self.state.disabled(time);
+            }
+            // Registration Update Trigger.
+            ObjectPath::Resource(1, _, 8) => self.state.update_wanted(),
+            _ => {}
         }
         self.events.push_back(Event::Executed {
             path,
             arguments: arguments.to_owned(),
         });
         Ok(Response::new(Code::CHANGED))
+    }
+
+    /// How long a server is not wanted that disables itself: its resource 5, or a day (TS 1.1 core, section E.2).
+    fn disable_timeout(&self, server: u16) -> Duration {
+        let at = ObjectPath::Resource(1, server, 5);
+        let seconds = match self.objects.read(&at) {
+            Ok(Node::Resource(ResourceNode {
+                content: ResourceContent::Single(Value::Integer(seconds)),
+                ..
+            })) => u64::try_from(seconds).ok(),
+            _ => None,
+        };
+        seconds.map_or(DISABLE_TIMEOUT, Duration::from_secs)
     }
 
     fn create(&mut self, request: &Request, object: u16) -> Result<Response, Code> {

@@ -335,6 +335,7 @@ impl Server {
                 }
                 let result = read_response(
                     &response,
+                    self.root(&endpoint),
                     &job.target,
                     expected,
                     prepared.accept,

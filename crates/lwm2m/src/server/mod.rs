@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 use chacha20::ChaCha12Rng;
 use chacha20::rand_core::{Rng as _, SeedableRng as _};
 use coap::{Code, Endpoint, Peer, RequestId, Response, Token, Transmit};
-use lwm2m_codec::ContentFormat;
+use lwm2m_codec::{Below, ContentFormat};
 use lwm2m_model::Registry;
 
 pub use config::ServerConfig;
@@ -243,12 +243,15 @@ impl Server {
 
     /// Every registration that stands, by endpoint name.
     pub fn registrations(&self) -> impl Iterator<Item = &Arc<Registration>> {
-        let registered = self.devices.values();
-        let mut all: Vec<_> = registered
-            .filter_map(|device| device.registration.as_ref())
-            .collect();
+        let mut all: Vec<_> = self.registrations_in_any_order().collect();
         all.sort_unstable_by(|a, b| a.endpoint.cmp(&b.endpoint));
         all.into_iter()
+    }
+
+    /// The same in any order, which is not the same twice: for who sorts 100,000 of them elsewhere.
+    pub fn registrations_in_any_order(&self) -> impl Iterator<Item = &Arc<Registration>> {
+        let registered = self.devices.values();
+        registered.filter_map(|device| device.registration.as_ref())
     }
 
     /// How many registrations stand.
@@ -259,6 +262,12 @@ impl Server {
     /// The registration under an endpoint name.
     pub fn registration(&self, endpoint: &str) -> Option<&Arc<Registration>> {
         self.devices.get(endpoint)?.registration.as_ref()
+    }
+
+    /// Where the tree of a device hangs.
+    fn root(&self, endpoint: &str) -> Below<'_> {
+        let registration = self.registration(endpoint);
+        Below(registration.map_or("/", |registration| &registration.root_path))
     }
 
     /// The observations kept for an endpoint name, by path.
@@ -359,5 +368,5 @@ impl Server {
 pub(crate) fn fuzz_registration(request: &coap::Request) {
     let config = ServerConfig::default();
     let _ = register::Register::parse(request, &config);
-    let _ = register::Update::parse(request, &config);
+    let _ = register::Update::parse(request, crate::Version::V1_1, &config);
 }

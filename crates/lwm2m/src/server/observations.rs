@@ -224,7 +224,8 @@ impl Server {
     ) {
         let asked = observation.content_format;
         let target = &observation.target;
-        match read_notification(response, target, asked, &self.models, now.unix_ms) {
+        let root = self.root(&observation.endpoint);
+        match read_notification(response, root, target, asked, &self.models, now.unix_ms) {
             Ok(response) => self.events.push_back(Event::Notified {
                 observation,
                 response,

@@ -103,6 +103,7 @@ impl Register {
                 )
             })?,
         };
+        check_lifetime(parameters.lifetime, version)?;
         let links = links(request, config)?;
         if links.is_empty() {
             return Err(Refusal::new(
@@ -129,8 +130,14 @@ impl Register {
 }
 
 impl Update {
-    pub(super) fn parse(request: &Request, config: &ServerConfig) -> Result<Self, Refusal> {
+    /// `version`: the one that the device has registered with.
+    pub(super) fn parse(
+        request: &Request,
+        version: Version,
+        config: &ServerConfig,
+    ) -> Result<Self, Refusal> {
         let parameters = Parameters::parse(&request.query, config)?;
+        check_lifetime(parameters.lifetime, version)?;
         let links = if request.payload.is_empty() {
             None
         } else {
@@ -226,16 +233,29 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// `lt` in seconds. Zero would end the registration the moment it begins, so it is a mistake.
+/// `lt` in seconds.
 fn parse_lifetime(text: &str) -> Result<Duration, Refusal> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse::<u32>() {
-        Ok(lifetime_s) if digits && lifetime_s > 0 => Ok(Duration::from_secs(lifetime_s.into())),
-        _ => Err(Refusal::new(
-            Code::BAD_REQUEST,
-            "lt has to be a number of seconds from 1 to 4294967295",
-        )),
+        Ok(lifetime_s) if digits => Ok(Duration::from_secs(lifetime_s.into())),
+        _ => Err(bad_lifetime()),
     }
+}
+
+/// Zero is a lifetime without end in LwM2M 1.1. In 1.0 it would end the registration the moment it begins, so it is a
+/// mistake.
+fn check_lifetime(lifetime: Option<Duration>, version: Version) -> Result<(), Refusal> {
+    match lifetime {
+        Some(Duration::ZERO) if version == Version::V1_0 => Err(bad_lifetime()),
+        _ => Ok(()),
+    }
+}
+
+fn bad_lifetime() -> Refusal {
+    Refusal::new(
+        Code::BAD_REQUEST,
+        "lt has to be a number of seconds from 1 to 4294967295, or in LwM2M 1.1 0 for no end",
+    )
 }
 
 fn links(request: &Request, config: &ServerConfig) -> Result<Arc<[Link]>, Refusal> {

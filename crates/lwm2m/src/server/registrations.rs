@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chacha20::rand_core::Rng as _;
 use coap::{Code, ExchangeId, Method, Peer, Request, Response, Token};
-use lwm2m_codec::{ContentFormat, encode_paths};
+use lwm2m_codec::{Below, ContentFormat};
 use lwm2m_model::ObjectPath;
 
 use super::register::{Refusal, Register, Update};
@@ -162,13 +162,13 @@ impl Server {
         if !self.is_admitted(from, &endpoint) {
             return Err(Refusal::new(Code::FORBIDDEN, NOT_ADMITTED));
         }
-        let mut update = Update::parse(request, &self.config)?;
         let Some(previous) = self.registration(&endpoint).cloned() else {
             return Err(Refusal::new(
                 Code::NOT_FOUND,
                 "no such registration: register anew",
             ));
         };
+        let mut update = Update::parse(request, previous.version, &self.config)?;
         let mut registration = Registration::clone(&previous);
         registration.peer = from;
         registration.last_update_unix_ms = now.unix_ms;
@@ -237,13 +237,16 @@ impl Server {
     fn install(&mut self, now: Now, endpoint: &Arc<str>, registration: Arc<Registration>) {
         let silent_ms = now.unix_ms.saturating_sub(registration.last_update_unix_ms);
         let silent = Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0));
-        let left = (registration.lifetime + self.config.lifetime_grace).saturating_sub(silent);
+        let lifetime = registration.lifetime;
+        let left = (lifetime + self.config.lifetime_grace).saturating_sub(silent);
         let device = self.devices.entry(Arc::clone(endpoint)).or_default();
         if let Some(at) = device.expires.take() {
             self.expiries.remove(&(at, Arc::clone(endpoint)));
         }
-        // An instant too far away to be represented never comes.
-        device.expires = now.instant.checked_add(left);
+        // A lifetime of 0 is without end (the Server object's resource 1 in LwM2M 1.1), and an instant too far away to be
+        // represented never comes.
+        let ends = !lifetime.is_zero();
+        device.expires = ends.then(|| now.instant.checked_add(left)).flatten();
         if let Some(at) = device.expires {
             self.expiries.insert((at, Arc::clone(endpoint)));
         }
@@ -550,7 +553,10 @@ pub(super) fn observe_request(registration: &Registration, observation: &Observa
                 accept: Some(format.id()),
                 observe: Some(0),
                 // A format of SenML carries any list.
-                payload: encode_paths(paths, format).unwrap_or_default().into(),
+                payload: Below(&registration.root_path)
+                    .encode_paths(paths, format)
+                    .unwrap_or_default()
+                    .into(),
                 ..Request::new(Method::Fetch, registration.uri_path(&ObjectPath::Root))
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use coap::{Code, ExchangeId, Peer, Request};
-use lwm2m_codec::{ContentFormat, decode_nodes};
+use lwm2m_codec::{Below, ContentFormat};
 
 use super::event::{Ack, Waits};
 use super::register::{Refusal, busy};
@@ -39,7 +39,7 @@ impl Server {
             self.stats.registrations_over_limit += 1;
             Some(busy(retry_after))
         } else {
-            match self.read_values(now, request) {
+            match self.read_values(now, &registration.root_path, request) {
                 Ok(values) if !lists_all(&registration, &values) => {
                     self.stats.sends_refused += 1;
                     let reason = "there are values of objects that the device has not registered";
@@ -66,7 +66,7 @@ impl Server {
         }
     }
 
-    fn read_values(&self, now: Now, request: &Request) -> Result<Vec<Values>, Refusal> {
+    fn read_values(&self, now: Now, root: &str, request: &Request) -> Result<Vec<Values>, Refusal> {
         let format = request
             .content_format
             .and_then(ContentFormat::from_id)
@@ -77,7 +77,8 @@ impl Server {
                     "the values have to be SenML JSON (110) or SenML CBOR (112)",
                 )
             })?;
-        let groups = decode_nodes(&request.payload, &[], format, &self.models)
+        let groups = Below(root)
+            .decode_nodes(&request.payload, &[], format, &self.models)
             .map_err(|error| Refusal::new(Code::BAD_REQUEST, error.to_string()))?;
         if groups.is_empty() {
             return Err(Refusal::new(Code::BAD_REQUEST, "there are no values in it"));

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use coap::{Code, Method, Peer, Request, Response};
 use lwm2m::client::{Client, ClientConfig, InMemoryTree};
 use lwm2m::server::{Event, RequestHandle, RequestOptions, Server, ServerConfig};
-use lwm2m::{Body, DeviceResponse, Now, Operation, RequestFailure};
+use lwm2m::{Body, DeviceResponse, Now, Observation, ObservationState, Operation, RequestFailure};
 use lwm2m_model::{Node, ObjectPath, Registry, ResourceContent, ResourceNode, Value, ValueType};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -518,4 +518,47 @@ pub fn with_ticket(ticket: &str) -> RequestOptions {
         context: Some(ticket.to_owned()),
         ..RequestOptions::default()
     }
+}
+
+pub const TEMPERATURE: &str = "/3303/0/5700";
+
+pub fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub fn observe(at: &str) -> Operation {
+    Operation::Observe { path: path(at) }
+}
+
+pub fn cancel(at: &str, active: bool) -> Operation {
+    Operation::CancelObserve {
+        path: path(at),
+        active,
+    }
+}
+
+pub fn attributes(at: &str, attributes: &[&str]) -> Operation {
+    Operation::WriteAttributes {
+        path: path(at),
+        attributes: attributes.iter().map(|a| (*a).to_owned()).collect(),
+    }
+}
+
+/// A value that was told, with its ticket.
+pub fn float(value: f64, context: &str) -> (Value, Option<String>) {
+    (Value::Float(value), Some(context.to_owned()))
+}
+
+/// A registered device whose temperature is observed with a ticket.
+pub fn observed(world: &mut World) -> Peer {
+    let device = world.registered(1, "dev1");
+    let handle = world.request_with("dev1", observe(TEMPERATURE), with_ticket("t1"));
+    let first = world.outcome(handle).unwrap();
+    assert_eq!(value(&first), Value::Float(20.0));
+    device
+}
+
+pub fn observation(world: &World) -> (Observation, ObservationState) {
+    let (observation, state) = world.server.observations("dev1").next().unwrap();
+    (Observation::clone(observation), state)
 }

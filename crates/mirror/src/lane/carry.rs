@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafka::{ORIGIN_HEADER, Origin, TRACE_HEADER, dead_letters};
+use kafka::{NO_TIMESTAMP, ORIGIN_HEADER, Origin, TRACE_HEADER, dead_letters};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message, OwnedHeaders};
 use service::Backoff;
@@ -11,10 +11,12 @@ use service::Backoff;
 use crate::limits::{Bounds, Dropped};
 use crate::metrics;
 use crate::rewrite::{Change, Part, RewriteError, patch};
+use crate::source::BEGINNING;
 use crate::state::now_ms;
 use crate::target::Target;
 
 use super::epoch::{Care, Extent, Letter, Touched, Verdict};
+use super::settle::TRY_AGAIN;
 use super::{Halt, Lane, SILENT_AFTER};
 
 /// How often a partition is asked where young records begin.
@@ -42,7 +44,8 @@ impl Lane {
             return Ok(());
         };
         let offset = message.offset();
-        let place = &self.places[at];
+        let place = &mut self.places[at];
+        place.position_holds = true;
         if offset < place.next || place.gone {
             return Ok(());
         }
@@ -107,6 +110,7 @@ impl Lane {
                             reason: "schema",
                             message: error,
                             extent: Extent::Whole,
+                            untimed: false,
                         };
                         return self.put_aside(at, message, verdict);
                     }
@@ -142,6 +146,7 @@ impl Lane {
                 reason: reason(error.rdkafka_error_code()),
                 message: error.to_string(),
                 extent: Extent::Whole,
+                untimed: error.rdkafka_error_code() == Some(RDKafkaErrorCode::InvalidTimestamp),
             };
             return self.put_aside(at, message, verdict);
         }
@@ -152,7 +157,7 @@ impl Lane {
     fn leaves_out(&mut self, at: usize, message: &BorrowedMessage<'_>) -> Result<bool, Halt> {
         if let Some(headers) = message.headers() {
             self.tell_trace(headers, message);
-            if self.came_from_target(headers) {
+            if self.came_from_target(headers, message.topic()) {
                 self.pass_over(at, message, message.offset() + 1, Dropped::Loop)?;
                 return Ok(true);
             }
@@ -215,10 +220,26 @@ impl Lane {
         to: i64,
         reason: Dropped,
     ) -> Result<(), Halt> {
-        let offset = message.offset();
-        self.touch(at, message.timestamp().to_millis())?;
+        let (from, timestamp_ms) = (message.offset(), message.timestamp().to_millis());
+        let count = self.leave_behind(at, timestamp_ms, from, to, reason)?;
+        if count > 1 {
+            self.read_on(at)?;
+        }
+        Ok(())
+    }
+
+    /// Counts what stands from one offset to before another as left out, and answers how much it is.
+    fn leave_behind(
+        &mut self,
+        at: usize,
+        timestamp_ms: Option<i64>,
+        from: i64,
+        to: i64,
+        reason: Dropped,
+    ) -> Result<u64, Halt> {
+        self.touch(at, timestamp_ms)?;
         let place = &mut self.places[at];
-        let count = u64::try_from(to - offset).unwrap_or(0);
+        let count = u64::try_from(to - from).unwrap_or(0);
         place.next = to;
         place.state.drop_some(count);
         let topic = &self.topics[place.topic];
@@ -229,19 +250,53 @@ impl Lane {
             tracing::warn!(
                 topic = &*topic.name,
                 partition = place.partition,
-                from = offset,
+                from,
                 to,
                 reason = reason.as_str(),
                 "records left out"
             );
-            let from = [(&*topic.name, place.partition, to)];
-            self.source.rewind(&from).map_err(anyhow::Error::new)?;
-            self.last = None;
         }
-        Ok(())
+        Ok(count)
     }
 
-    fn came_from_target(&self, headers: &impl rdkafka::message::Headers) -> bool {
+    /// Some partition has no record where it was to be read on, which is not said of which: the source deleted what was
+    /// there, or has begun anew. `false`: it is to be asked again.
+    pub(super) fn find_back(&mut self) -> Result<bool, Halt> {
+        let here = (0..self.places.len()).filter(|at| !self.places[*at].gone);
+        let here: Vec<usize> = here.collect();
+        let name = |at: usize| Arc::clone(&self.topics[self.places[at].topic].name);
+        let names: Vec<_> = here.iter().map(|at| name(*at)).collect();
+        let asked: Vec<_> = here
+            .iter()
+            .zip(&names)
+            .map(|(at, name)| (&**name, self.places[*at].partition, BEGINNING))
+            .collect();
+        let firsts = match self.source.ask(&asked, SILENT_AFTER) {
+            Ok(firsts) => firsts,
+            Err(error) => {
+                tracing::warn!(%error, "where partitions of the source begin is not known");
+                return Ok(false);
+            }
+        };
+        let mut all = true;
+        for (at, name) in here.iter().zip(&names) {
+            let place = &self.places[*at];
+            let Some(first) = firsts.get(&(name.to_string(), place.partition)) else {
+                all = false;
+                continue;
+            };
+            let next = place.next;
+            if next < *first {
+                self.leave_behind(*at, None, next, *first, Dropped::Retention)?;
+            }
+            // One that ends before this is found by who measures.
+            self.read_on(*at)?;
+        }
+        Ok(all)
+    }
+
+    /// By the topic's name too: a dead letter of a record that came from there is new to the target.
+    fn came_from_target(&self, headers: &impl rdkafka::message::Headers, topic: &str) -> bool {
         let origin = headers
             .iter()
             .filter(|header| header.key == ORIGIN_HEADER)
@@ -253,7 +308,7 @@ impl Lane {
                     .parse::<Origin>()
                     .ok()
             })
-            .is_some_and(|origin| origin.cluster == self.shared.target_id)
+            .is_some_and(|origin| origin.cluster == self.shared.target_id && origin.topic == topic)
     }
 
     /// So that a command can be followed. Prompt topics are few; of bulk ones only who looks closely wants to know.
@@ -447,10 +502,11 @@ impl Lane {
                         | RDKafkaErrorCode::InvalidArgument
                         | RDKafkaErrorCode::InvalidTimestamp,
                     ) => return Ok(Some(error)),
-                    // The transaction or the client is broken; both are found out when things are settled.
+                    // The topic, the transaction or the client is not as it should be.
                     _ => {
                         tracing::warn!(%error, topic = outgoing.topic, "not handed over");
-                        return self.went_wrong(&error).map(|()| None);
+                        self.not_handed_over(at, message.offset(), outgoing.topic, &error)?;
+                        return Ok(None);
                     }
                 },
             }
@@ -464,6 +520,38 @@ impl Lane {
             self.settle()?;
         }
         Ok(None)
+    }
+
+    /// The record has left the consumer and is at no one's: it has to be read again.
+    fn not_handed_over(
+        &mut self,
+        at: usize,
+        offset: i64,
+        topic: &str,
+        error: &KafkaError,
+    ) -> Result<(), Halt> {
+        let letters = &mut self.open.letters;
+        // It is no dead letter yet either.
+        if letters
+            .last()
+            .is_some_and(|letter| (letter.place, letter.offset) == (at, offset))
+        {
+            letters.pop();
+        }
+        let generation = self.places[at].generation;
+        self.went_wrong(error)?;
+        // Going back stops at what was handed over, where nothing of that failed.
+        if self.places[at].generation == generation {
+            self.rewind(at)?;
+        }
+        self.rest(TRY_AGAIN)?;
+        if let Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition) =
+            error.rdkafka_error_code()
+        {
+            // The client would itself look again in minutes.
+            let _ = self.target.partition_count(topic);
+        }
+        Ok(())
     }
 
     /// Hands the record over as a dead letter, as it came: also its schema ids.
@@ -489,12 +577,15 @@ impl Lane {
                 })
             });
         let topic = Arc::clone(&self.topics[topic_at].dead_letters);
-        let timestamp_ms = message.timestamp().to_millis();
+        let timestamp_ms = match message.timestamp().to_millis() {
+            // Brokers refuse none that is missing.
+            Some(_) if verdict.untimed => Some(NO_TIMESTAMP),
+            other => other,
+        };
         let (key, value, timestamp_ms) = match verdict.extent {
             Extent::Whole => (message.key(), message.payload(), timestamp_ms),
             Extent::WithoutValue => (message.key(), None, timestamp_ms),
-            // The timestamp may be what is refused.
-            Extent::Bare => (None, None, None),
+            Extent::Bare => (None, None, Some(NO_TIMESTAMP)),
         };
         let outgoing = Outgoing {
             topic: &topic,
@@ -542,7 +633,9 @@ enum Learnt {
 /// The fixed word for why the target refused a record.
 pub(super) fn reason(code: Option<RDKafkaErrorCode>) -> &'static str {
     match code {
-        Some(RDKafkaErrorCode::MessageSizeTooLarge) => "too_large",
+        Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::MessageBatchTooLarge) => {
+            "too_large"
+        }
         _ => "refused",
     }
 }

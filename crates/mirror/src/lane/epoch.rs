@@ -58,6 +58,8 @@ pub(super) struct Verdict {
     pub(super) reason: &'static str,
     pub(super) message: String,
     pub(super) extent: Extent,
+    /// It is the timestamp that the target refuses.
+    pub(super) untimed: bool,
 }
 
 /// What of a record a dead letter has.

@@ -28,6 +28,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use service::metrics::{Stage, records};
 use tokio::runtime::Handle;
 
+use crate::bandwidth::Bandwidth;
 use crate::limits::Bounds;
 use crate::rewrite::{Ids, Rewrite};
 use crate::source::{self, Source};
@@ -91,6 +92,13 @@ pub(crate) struct Lane {
     /// How long a transaction is left open while there is more to copy: several times what its end takes.
     transaction: Duration,
     stopping_since: Option<Instant>,
+    /// What was read and is not paid for yet, where the link has a cap; and how much that may be.
+    unpaid: usize,
+    most_unpaid: usize,
+    /// When to find out where to read on, as the source has not what was to be read.
+    astray: Option<Instant>,
+    /// When positions were last looked at.
+    positions_at: Instant,
 }
 
 /// One topic of the source, with what is known of it.
@@ -125,6 +133,8 @@ struct Place {
     alone_until: i64,
     /// When it was last asked where young records begin.
     asked_age: Option<Instant>,
+    /// Whether the client's position is that of this reading, not of one that was broken off.
+    position_holds: bool,
     gone: bool,
 }
 
@@ -152,6 +162,10 @@ struct Window {
 struct Commits {
     note: String,
     dirty: Vec<usize>,
+    /// What is in the one that is under way: again, if it fails.
+    under_way: Vec<usize>,
+    /// When all places were last committed.
+    all_at: Instant,
     sent: u64,
     at: Instant,
     every: Duration,
@@ -164,21 +178,30 @@ struct Watch {
 }
 
 /// A target that acknowledged nothing for so long is said to be away.
-const SILENT_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// How long what is under way may take once the flow has to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How many records are read between looks at everything else.
 const READ_AT_ONCE: u32 = 128;
 /// How many epochs may await their acknowledgements.
 const MOST_AWAITING: usize = 5;
+/// How often it is looked what was read beyond the last record.
+const POSITIONS_EVERY: Duration = Duration::from_secs(1);
+/// How often offsets of places where nothing happened are committed, too.
+const COMMIT_ALL_EVERY: Duration = Duration::from_secs(600);
+/// About what a record has on the wire beside its key and value.
+const RECORD_OVERHEAD: usize = 12;
 /// How long it waits for company of records that came.
 const COMPANY: Duration = Duration::from_millis(5);
 const IDLE: Duration = Duration::from_millis(50);
+/// How long the first transaction is left open, as nothing is known of what its end takes.
+const FIRST_TRANSACTION: Duration = Duration::from_millis(100);
 
-/// What a lane is made of; opening it may block, so not on the runtime's threads.
+/// What a lane is made of.
 pub(crate) struct Parts {
     pub(crate) shared: Arc<Shared>,
     pub(crate) prompt: bool,
+    pub(crate) source: Source,
     pub(crate) target: Target,
     pub(crate) commands: Receiver<Command>,
     pub(crate) rewrite: Option<Arc<Rewrite>>,
@@ -186,7 +209,7 @@ pub(crate) struct Parts {
 }
 
 impl Lane {
-    pub(crate) fn new(parts: Parts) -> anyhow::Result<Self> {
+    pub(crate) fn new(parts: Parts) -> Self {
         let shared = parts.shared;
         let rtt_s = shared.target_rtt.as_secs_f64();
         let exactly_once = shared.delivery() == Delivery::ExactlyOnce;
@@ -200,11 +223,18 @@ impl Lane {
                 shared.queue_bytes(crate::Transfer::Push, 2 * 1024 * 1024)
             },
         };
-        Ok(Self {
-            source: Arc::new(Source::open(&shared)?),
+        let cap = shared.bandwidth.as_ref();
+        Self {
+            unpaid: 0,
+            astray: None,
+            positions_at: Instant::now(),
+            most_unpaid: cap.map_or(usize::MAX, Bandwidth::step),
+            source: Arc::new(parts.source),
             commits: Commits {
                 note: source::note(&shared.instance),
                 dirty: Vec::new(),
+                under_way: Vec::new(),
+                all_at: Instant::now(),
                 sent: 0,
                 at: Instant::now(),
                 every: Duration::from_millis(if exactly_once { 1_000 } else { 20 }),
@@ -234,9 +264,9 @@ impl Lane {
             copied: records(Stage::Mirror),
             handed: 0,
             exactly_once,
-            transaction: Duration::from_millis(100),
+            transaction: FIRST_TRANSACTION,
             stopping_since: None,
-        })
+        }
     }
 
     /// Copies until it is told to stop.
@@ -267,6 +297,9 @@ impl Lane {
                     wait = Duration::ZERO;
                     company_came = true;
                     self.carry(&message)?;
+                    if self.owes(&message) {
+                        until_look = 0;
+                    }
                 }
                 Some(Err(error)) => {
                     self.heed(&error)?;
@@ -294,8 +327,22 @@ impl Lane {
         }
     }
 
+    /// Whether what was read has to be paid for. What of it was left out crossed a link on the source's side, too.
+    fn owes(&mut self, message: &BorrowedMessage<'_>) -> bool {
+        if self.most_unpaid == usize::MAX {
+            return false;
+        }
+        self.unpaid += message.key_len() + message.payload_len() + RECORD_OVERHEAD;
+        self.unpaid >= self.most_unpaid
+    }
+
     /// Everything that is not a record.
     fn look(&mut self) -> Result<(), Halt> {
+        let unpaid = std::mem::take(&mut self.unpaid);
+        if unpaid > 0 {
+            self.source.pay(unpaid);
+            self.target.pay(unpaid);
+        }
         loop {
             self.heed_commands()?;
             if self.shared.switches.stops() {
@@ -304,7 +351,16 @@ impl Lane {
             self.target.poll(Duration::ZERO);
             self.settle_what_can_be()?;
             self.watch_target();
+            if self.positions_at.elapsed() >= POSITIONS_EVERY {
+                self.positions_at = Instant::now();
+                self.pass_markers();
+                self.keep_offsets();
+            }
             self.commit(CommitMode::Async)?;
+            if self.astray.is_some_and(|due| due <= Instant::now()) {
+                let found = self.find_back()?;
+                self.astray = (!found).then(|| Instant::now() + settle::TRY_AGAIN);
+            }
             if self.open.is_full(&self.window, self.transaction) {
                 self.close()?;
             }
@@ -316,11 +372,8 @@ impl Lane {
             {
                 self.target.poll(Duration::from_millis(2));
             } else if self.has_to_save() {
-                // What is open is not to wait as long as the link has to.
-                if !self.open.is_empty() {
-                    self.close()?;
-                }
-                self.target.poll(Duration::from_millis(10));
+                // What is open is closed in its time: this is a loop.
+                self.target.poll(Duration::from_millis(5));
             } else {
                 return Ok(());
             }
@@ -367,6 +420,7 @@ impl Lane {
                 groups_until: 0,
                 alone_until: 0,
                 asked_age: None,
+                position_holds: true,
                 gone: false,
             });
             self.index.insert((start.topic, start.partition), at);
@@ -442,6 +496,10 @@ impl Lane {
                 | RDKafkaErrorCode::BrokerTransportFailure
                 | RDKafkaErrorCode::Resolve,
             ) => tracing::debug!(%error, "reading from the source"),
+            Some(RDKafkaErrorCode::AutoOffsetReset) => {
+                tracing::warn!(%error, "reading from the source");
+                self.astray = Some(Instant::now());
+            }
             _ => tracing::warn!(%error, "reading from the source"),
         }
         Ok(())
@@ -488,8 +546,12 @@ impl Lane {
             return Ok(());
         }
         let mut list = Vec::with_capacity(self.commits.dirty.len());
-        for at in self.commits.dirty.drain(..) {
-            let place = &self.places[at];
+        if self.source.commits_answered() >= self.commits.sent {
+            self.commits.under_way.clear();
+        }
+        self.commits.under_way.append(&mut self.commits.dirty);
+        for at in &self.commits.under_way {
+            let place = &self.places[*at];
             if !place.gone {
                 let topic = &self.topics[place.topic];
                 list.push((&*topic.name, place.partition, place.done));
@@ -507,11 +569,50 @@ impl Lane {
         Ok(())
     }
 
-    fn heed_commit_error(&self, error: &KafkaError) {
+    fn heed_commit_error(&mut self, error: &KafkaError) {
         tracing::warn!(
             %error,
             group = self.shared.flow.name,
-            "offsets were not committed at the source; they are again with the next ones"
+            "offsets were not committed at the source; they are committed again"
         );
+        let commits = &mut self.commits;
+        for at in commits.under_way.drain(..) {
+            if !commits.dirty.contains(&at) {
+                commits.dirty.push(at);
+            }
+        }
+        // Not at once.
+        commits.at = Instant::now() + settle::TRY_AGAIN;
+    }
+
+    /// Brokers forget a group's offset some time after its last commit, also that of a topic of which nothing came since.
+    fn keep_offsets(&mut self) {
+        if self.commits.all_at.elapsed() >= COMMIT_ALL_EVERY {
+            self.commits.all_at = Instant::now();
+            self.commits.dirty = (0..self.places.len()).collect();
+        }
+    }
+
+    /// Takes note of what was read beyond the last record: what ends a transaction takes an offset, too, and would else
+    /// be shown as a record that waits.
+    fn pass_markers(&mut self) {
+        let positions = match self.source.positions() {
+            Ok(positions) => positions,
+            Err(error) => return tracing::debug!(%error, "no positions"),
+        };
+        for (place, position) in positions {
+            let Some(at) = self.index.get(&place) else {
+                continue;
+            };
+            let place = &mut self.places[*at];
+            if place.position_holds && place.unsettled == 0 && position > place.next {
+                place.next = position;
+                place.done = position;
+                place.state.is_done(position, None, None);
+                if !self.commits.dirty.contains(at) {
+                    self.commits.dirty.push(*at);
+                }
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use rdkafka::consumer::CommitMode;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use service::metrics::dead_letters;
 
+use crate::offsets::Reader;
 use crate::target::{self, NoTarget, SLOTS, Target, Ticket, told};
 use crate::{metrics, offsets};
 
@@ -19,9 +20,7 @@ const TRANSACTION_PER_END: u32 = 8;
 const SHORTEST_TRANSACTION: Duration = Duration::from_millis(100);
 const LONGEST_TRANSACTION: Duration = Duration::from_secs(5);
 /// How long it waits before it tries again what the target refused for no fault of the record's.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
-/// How long the mirror's own offsets may take to be read.
-const READ_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 impl Lane {
     /// Closes the open epoch: with transactions it is settled when this returns, else it awaits its acknowledgements.
@@ -33,7 +32,7 @@ impl Lane {
             touched.end = self.places[touched.place].next;
         }
         if self.exactly_once {
-            return self.end_transaction();
+            return self.end_transaction().map(drop);
         }
         let alone = self.open.care != Care::Together;
         let next = self.next_epoch();
@@ -188,8 +187,9 @@ impl Lane {
         )))
     }
 
-    /// Source offsets join the records, then all of them are committed together.
-    fn end_transaction(&mut self) -> Result<(), Halt> {
+    /// Source offsets join the records, then all of them are committed together. `false`: they were not, and reading
+    /// went back.
+    fn end_transaction(&mut self) -> Result<bool, Halt> {
         let ending = Instant::now();
         let topic = offsets::topic_of(&self.shared.flow.name);
         for index in 0..self.open.touched.len() {
@@ -198,23 +198,27 @@ impl Lane {
             let source_topic = &self.topics[place.topic].name;
             let key = offsets::place_key(&self.shared.source_id, source_topic, place.partition);
             let value = offsets::place_value(touched.end, place.last_ms, place.state.end());
-            self.send_own(&topic, &key, Some(&value))?;
+            if !self.send_own(&topic, &key, Some(&value))? {
+                return Ok(false);
+            }
         }
         self.drain()?;
         if self.target.failed() > 0 || self.target.fatal().is_some() {
-            return self.recover();
+            return self.recover().map(|()| false);
         }
         loop {
             match self.target.commit() {
                 Ok(()) => break,
-                Err(KafkaError::Transaction(error)) if error.is_fatal() => return self.recover(),
+                Err(KafkaError::Transaction(error)) if error.is_fatal() => {
+                    return self.recover().map(|()| false);
+                }
                 Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
                     tracing::warn!(%error, "a transaction has to be aborted");
-                    return self.recover();
+                    return self.recover().map(|()| false);
                 }
                 Err(KafkaError::Transaction(error)) if !error.is_retriable() => {
                     tracing::warn!(%error, "a transaction was not committed");
-                    return self.recover();
+                    return self.recover().map(|()| false);
                 }
                 Err(error) => {
                     tracing::debug!(error = told(&error), "committing goes on");
@@ -234,7 +238,7 @@ impl Lane {
         let next = self.next_epoch();
         let epoch = std::mem::replace(&mut self.open, next);
         self.is_settled(epoch);
-        Ok(())
+        Ok(true)
     }
 
     fn part(&self) -> &'static str {
@@ -243,17 +247,25 @@ impl Lane {
 
     /// Offsets of partitions that are gone at the source mean nothing for others of the same name.
     pub(super) fn forget_offsets(&mut self, gone: &[(String, i32)]) -> Result<(), Halt> {
+        while !self.tell_gone(gone)? {}
+        Ok(())
+    }
+
+    fn tell_gone(&mut self, gone: &[(String, i32)]) -> Result<bool, Halt> {
         self.begin()?;
         let own = offsets::topic_of(&self.shared.flow.name);
         for (topic, partition) in gone {
             let key = offsets::place_key(&self.shared.source_id, topic, *partition);
-            self.send_own(&own, &key, None)?;
+            if !self.send_own(&own, &key, None)? {
+                return Ok(false);
+            }
         }
         self.end_transaction()
     }
 
-    /// A record of the mirror's own, in the transaction.
-    fn send_own(&mut self, topic: &str, key: &[u8], value: Option<&[u8]>) -> Result<(), Halt> {
+    /// A record of the mirror's own, in the transaction. `false`: it was not taken, and the transaction is aborted, as
+    /// without its offsets the records would be copied again.
+    fn send_own(&mut self, topic: &str, key: &[u8], value: Option<&[u8]>) -> Result<bool, Halt> {
         let ticket = Ticket {
             slot: self.open.slot,
             index: Ticket::BOOKKEEPING,
@@ -266,7 +278,7 @@ impl Lane {
             match self.target.send(record) {
                 Ok(()) => {
                     self.handed += 1;
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err((error, back))
                     if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) =>
@@ -276,10 +288,12 @@ impl Lane {
                     self.may_go_on()?;
                     self.watch_target();
                 }
-                // Found out by the commit, which then fails.
+                // The client does not hold it against the transaction, which would be committed all the same.
                 Err((error, _)) => {
                     tracing::warn!(%error, topic, "not handed over");
-                    return Ok(());
+                    self.went_wrong(&error)?;
+                    self.rest(TRY_AGAIN)?;
+                    return Ok(false);
                 }
             }
         }
@@ -295,7 +309,15 @@ impl Lane {
         for touched in &mut self.open.touched {
             touched.end = self.places[touched.place].next;
         }
+        self.forget_partitions();
         self.recover()
+    }
+
+    /// How many there are at the target may have changed.
+    fn forget_partitions(&mut self) {
+        for topic in &mut self.topics {
+            topic.partitions = None;
+        }
     }
 
     /// Some records failed, or the client: reading goes back to the first of each partition that is not at the target.
@@ -331,10 +353,7 @@ impl Lane {
                 self.shared.target.bootstrap()
             );
             self.shared.target_health.fail(self.part(), reason);
-            // Its partitions may have changed.
-            for topic in &mut self.topics {
-                topic.partitions = None;
-            }
+            self.forget_partitions();
             self.rest(TRY_AGAIN)?;
         }
         Ok(())
@@ -364,6 +383,7 @@ impl Lane {
                         reason: reason(Some(code)),
                         message: code.to_string(),
                         extent: Extent::Whole,
+                        untimed: code == RDKafkaErrorCode::InvalidTimestamp,
                     },
                 };
                 self.verdicts.insert((at, offset), verdict);
@@ -449,13 +469,20 @@ impl Lane {
         Ok(())
     }
 
-    fn rewind(&mut self, at: usize) -> Result<(), Halt> {
+    pub(super) fn rewind(&mut self, at: usize) -> Result<(), Halt> {
         let place = &mut self.places[at];
         place.generation += 1;
         place.epoch = 0;
         if place.gone {
             return Ok(());
         }
+        self.read_on(at)
+    }
+
+    /// Reads on from where the place is; what was fetched already is forgotten.
+    pub(super) fn read_on(&mut self, at: usize) -> Result<(), Halt> {
+        let place = &mut self.places[at];
+        place.position_holds = false;
         let from = [(&*self.topics[place.topic].name, place.partition, place.next)];
         self.source.rewind(&from).map_err(anyhow::Error::new)?;
         self.last = None;
@@ -478,7 +505,8 @@ impl Lane {
         let topic = offsets::topic_of(&self.shared.flow.name);
         if let Some(id) = &id {
             loop {
-                match offsets::read(&self.shared.target, &topic, READ_LIMIT) {
+                let reader = Reader::open(&self.shared.target, false);
+                match reader.and_then(|reader| reader.read(&topic)) {
                     Ok(kept) => {
                         let active = kept.instances.get(id);
                         if let Some(active) =
@@ -511,8 +539,11 @@ impl Lane {
         if id.is_some() {
             // Only now: taking over ended what was open.
             let kept = loop {
-                match offsets::read(&self.shared.target, &topic, READ_LIMIT) {
-                    Ok(kept) => break kept,
+                // Whole: the other lane's transaction may be open, behind which this lane's offsets can't be seen.
+                let reader = Reader::open(&self.shared.target, true);
+                match reader.and_then(|reader| reader.read_whole(&topic, &self.shared.switches)) {
+                    Ok(Some(kept)) => break kept,
+                    Ok(None) => return Err(Halt::Told),
                     Err(error) => {
                         self.shared
                             .target_health
@@ -523,7 +554,8 @@ impl Lane {
                     }
                 }
             };
-            for place in &mut self.places {
+            // What is gone may have been made anew, with places of its own.
+            for place in self.places.iter_mut().filter(|place| !place.gone) {
                 let topic = &self.topics[place.topic].name;
                 let key = (
                     self.shared.source_id.clone(),
@@ -564,6 +596,7 @@ fn is_about_the_record(code: RDKafkaErrorCode) -> bool {
     matches!(
         code,
         RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::MessageBatchTooLarge
             | RDKafkaErrorCode::InvalidTimestamp
             | RDKafkaErrorCode::InvalidRecord
             | RDKafkaErrorCode::InvalidDifferentRecord

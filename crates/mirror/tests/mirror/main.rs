@@ -6,9 +6,11 @@
     reason = "a story that can not go on should stop there"
 )]
 
+mod access;
 mod exactly_once;
 mod flows;
 mod outages;
+mod sources;
 mod stories;
 mod world;
 
@@ -31,6 +33,8 @@ macro_rules! everywhere {
                 $room::$story(&mut world).await;
             )*
             stories::a_refused_record_costs_no_other(&mut world).await;
+            sources::what_ends_a_transaction_is_no_lag(&mut world).await;
+            sources::what_the_source_deletes_first_is_counted(&mut world).await;
         }
     };
 }
@@ -58,6 +62,18 @@ everywhere! {
     outages::a_target_that_is_away_holds_everything_up,
     outages::a_source_that_is_away_is_waited_for,
     outages::a_mirror_killed_in_the_middle_loses_nothing,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_deleted_at_the_target_costs_nothing_that_comes_later() {
+    let mut world = world::World::strict_cloud().await;
+    outages::a_topic_deleted_at_the_target_costs_nothing_that_comes_later(&mut world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flows_only_topic_made_anew_is_carried_whole() {
+    outages::a_flows_only_topic_made_anew_is_carried_whole(&mut world::World::embedded().await)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

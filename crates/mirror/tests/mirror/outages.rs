@@ -6,7 +6,7 @@ use mirror::Direction;
 use records::Response;
 use tokio::time::sleep;
 
-use crate::world::{World, first_seen, gateway, reply};
+use crate::world::{PATIENCE, World, first_seen, gateway, reply};
 
 fn numbered(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{n:06}")).collect()
@@ -172,5 +172,81 @@ pub(crate) async fn a_mirror_killed_in_the_middle_loses_nothing(world: &mut Worl
         .read_until(&topic, |records| values(records).contains(&b"last"[..]))
         .await;
     assert_eq!(after.len(), before + 1);
+    mirror.stop().await;
+}
+
+/// The client then refuses records at once, and each of them is read again until the topic is there.
+pub(crate) async fn a_topic_deleted_at_the_target_costs_nothing_that_comes_later(
+    world: &mut World,
+) {
+    let gateway = gateway("target-deleted");
+    let topic = format!("iot.{gateway}.observations");
+    let all = numbered(300);
+    let (first, later) = all.split_at(100);
+    let (second, third) = later.split_at(100);
+    world.cloud.topic(&topic, 1, &[]).await;
+    let mirror = world.mirror(Direction::EdgeToCloud, &gateway);
+    world.edge.put_all(&records(&topic, first)).await;
+    world.cloud.read(&topic, first.len()).await;
+
+    let cloud = world.cloud.cluster();
+    kafka::delete_topic(&cloud, &topic).await.unwrap();
+    world.edge.put_all(&records(&topic, second)).await;
+    // For half a minute the topic may only not be known everywhere yet. Then what is under way fails, and what is
+    // handed over after it is refused at once.
+    let refused = async || {
+        let failing = mirror.health.failing();
+        let why = failing.get("target").map_or("", String::as_str);
+        anyhow::ensure!(why.contains("does not take records") && !why.contains("trying again"));
+        Ok(())
+    };
+    testkit::wait_for(PATIENCE, "records to be refused", refused)
+        .await
+        .unwrap();
+    world.edge.put_all(&records(&topic, third)).await;
+    // Long enough for a few attempts.
+    sleep(Duration::from_secs(2)).await;
+
+    world.cloud.topic(&topic, 1, &[]).await;
+    all_arrives_in_order(world, &topic, later.len()).await;
+    mirror.is_well().await;
+    mirror.stop().await;
+}
+
+pub(crate) async fn a_flows_only_topic_made_anew_is_carried_whole(world: &mut World) {
+    let gateway = gateway("anew");
+    let topic = format!("iot.{gateway}.observations");
+    let all = numbered(300);
+    let (first, rest) = all.split_at(50);
+    let (second, third) = rest.split_at(100);
+    let edge = world.edge.cluster();
+    let mirror = world.mirror(Direction::EdgeToCloud, &gateway);
+    world.edge.topic(&topic, 1, &[]).await;
+    world.edge.put_all(&records(&topic, first)).await;
+    world.cloud.read(&topic, first.len()).await;
+
+    // Gone for a while, then longer than before.
+    kafka::delete_topic(&edge, &topic).await.unwrap();
+    let shown = format!("zeelos_mirror_lag_records{{topic=\"{topic}\"}}");
+    let gone = async || {
+        let text = prometheus::TextEncoder::new().encode_to_string(&prometheus::gather())?;
+        anyhow::ensure!(!text.contains(&shown));
+        Ok(())
+    };
+    testkit::wait_for(PATIENCE, "the topic to be forgotten", gone)
+        .await
+        .unwrap();
+    world.edge.topic(&topic, 1, &[]).await;
+    world.edge.put_all(&records(&topic, second)).await;
+    all_arrives_in_order(world, &topic, first.len() + second.len()).await;
+
+    // Between two looks, and shorter than before.
+    kafka::delete_topic(&edge, &topic).await.unwrap();
+    world.edge.topic(&topic, 1, &[]).await;
+    let (early, late) = third.split_at(20);
+    world.edge.put_all(&records(&topic, early)).await;
+    all_arrives_in_order(world, &topic, first.len() + second.len() + early.len()).await;
+    world.edge.put_all(&records(&topic, late)).await;
+    all_arrives_in_order(world, &topic, all.len()).await;
     mirror.stop().await;
 }

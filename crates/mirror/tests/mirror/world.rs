@@ -18,7 +18,7 @@ use records::{
 use schema_registry::Registry;
 use service::{Context, Health};
 use tempfile::TempDir;
-use testkit::{Apicurio, Link, RealKafka};
+use testkit::{Apicurio, Link, RealKafka, RealKafkaBuilder};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -56,7 +56,7 @@ impl World {
     pub(crate) async fn real() -> Self {
         let site = async |ids_taken| {
             // A broker that was killed may only come back once its old session has ended.
-            let kafka = RealKafka::builder()
+            let kafka = apache_kafka()
                 .property("broker.session.timeout.ms", "3000")
                 .property("broker.heartbeat.interval.ms", "500");
             let (kafka, schemas) = tokio::join!(kafka.start(), Apicurio::start());
@@ -71,14 +71,14 @@ impl World {
 
     /// Apache Kafka twice, with registries of ours.
     pub(crate) async fn brokers() -> Self {
-        let (cloud, edge) = tokio::join!(RealKafka::start(), RealKafka::start());
+        let (cloud, edge) = tokio::join!(apache_kafka().start(), apache_kafka().start());
         Self::around(cloud.unwrap(), edge.unwrap()).await
     }
 
     /// The same, the edge's broker reached over a link that leads to port `far`.
     pub(crate) async fn brokers_linked(link: &Link, far: u16) -> Self {
-        let edge = RealKafka::builder().reached_through(link.port(), far);
-        let (cloud, edge) = tokio::join!(RealKafka::start(), edge.start());
+        let edge = apache_kafka().reached_through(link.port(), far);
+        let (cloud, edge) = tokio::join!(apache_kafka().start(), edge.start());
         Self::around(cloud.unwrap(), edge.unwrap()).await
     }
 
@@ -95,9 +95,19 @@ impl World {
     }
 
     pub(crate) async fn embedded() -> Self {
-        let site = async |ids_taken| {
+        Self::ours(true).await
+    }
+
+    /// The same, but the cloud's broker makes no topic on demand.
+    pub(crate) async fn strict_cloud() -> Self {
+        Self::ours(false).await
+    }
+
+    async fn ours(cloud_creates: bool) -> Self {
+        let site = async |ids_taken, auto_create| {
             let dir = TempDir::new().unwrap();
-            let config = BrokerConfig::new("127.0.0.1:0".parse().unwrap(), dir.path());
+            let mut config = BrokerConfig::new("127.0.0.1:0".parse().unwrap(), dir.path());
+            config.auto_create = auto_create;
             let broker = Broker::start(config).await.unwrap();
             let bootstrap = broker.local_addr().to_string();
             let registry = start_registry(&bootstrap, "127.0.0.1:0".parse().unwrap()).await;
@@ -112,7 +122,7 @@ impl World {
             )
             .await
         };
-        let (cloud, edge) = tokio::join!(site(5), site(1));
+        let (cloud, edge) = tokio::join!(site(5, cloud_creates), site(1, true));
         Self { cloud, edge }
     }
 
@@ -140,6 +150,11 @@ impl World {
         let task = tokio::spawn(mirror::run(args, context));
         Mirror { stop, health, task }
     }
+}
+
+/// Stories have records of years ago, which a broker would delete when it first looks, half a minute after its start.
+fn apache_kafka() -> RealKafkaBuilder {
+    RealKafka::builder().property("log.retention.ms", "-1")
 }
 
 /// The options of a mirror between two sites, as a command line has them.

@@ -1,6 +1,9 @@
 use std::collections::BTreeMap;
 
-use crate::wire::{avro_enum, avro_record, avro_union};
+use lwm2m_model::{ObjectPath, Value};
+
+use crate::convert::value_from_model;
+use crate::wire::{Datum as _, avro_enum, avro_record, avro_union, put_bytes, put_long, put_text};
 
 avro_enum! {
     /// `AvroResourceKind`
@@ -48,6 +51,38 @@ avro_record! {
         pub r#type: ResourceType,
         pub value: ResourceValue,
     }
+}
+
+impl AvroResource {
+    /// Writes the datum of a single resource, the same as that of the record, without making one.
+    pub(super) fn write_single(id: u16, path: &ObjectPath, value: &Value, out: &mut Vec<u8>) {
+        i32::from(id).write(out);
+        put_text(out, path);
+        ResourceKind::SingleResource.write(out);
+        match value {
+            Value::Float(number) => {
+                ResourceType::Float.write(out);
+                put_long(out, ResourceValue::DOUBLE);
+                number.write(out);
+            }
+            Value::String(text) | Value::CoreLink(text) => {
+                ResourceType::String.write(out);
+                put_long(out, ResourceValue::STRING);
+                put_bytes(out, text.as_bytes());
+            }
+            // What remains of these is a number, or a text that has to be made.
+            value => {
+                let (kind, value) = value_from_model(value);
+                kind.write(out);
+                value.write(out);
+            }
+        }
+    }
+}
+
+impl ResourceValue {
+    const STRING: i64 = 0;
+    const DOUBLE: i64 = 1;
 }
 
 avro_record! {

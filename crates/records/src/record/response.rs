@@ -1,8 +1,13 @@
+use std::fmt::Display;
+
+use lwm2m_model::{Node, ObjectPath, ResourceContent};
+
 use super::request::RequestKind;
 use super::resource::{
     AvroInstanceResource, AvroMultipleResource, AvroObjectResource, AvroResource,
 };
-use crate::wire::{Datum as _, avro_enum, avro_record, avro_union, put_bytes, put_long};
+use crate::convert::{ConvertError, content_from_node};
+use crate::wire::{Datum as _, avro_enum, avro_record, avro_union, put_bytes, put_long, put_text};
 
 avro_enum! {
     /// `AvroResponseCode`
@@ -151,31 +156,77 @@ avro_record! {
 }
 
 /// A notification's fields before its payload, borrowed: see [`ResponseObserve::write_datum`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct ObserveHead<'a> {
     pub ticket: &'a str,
-    pub observation_id: &'a str,
+    /// A text, or what is shown as it.
+    pub observation_id: &'a dyn Display,
     pub server_id: &'a str,
     pub ep: &'a str,
-    pub path: &'a str,
+    /// A text, or what is shown as it.
+    pub path: &'a dyn Display,
     /// Unix milliseconds.
     pub timestamp: i64,
+}
+
+impl ObserveHead<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        put_bytes(out, self.ticket.as_bytes());
+        put_text(out, self.observation_id);
+        put_bytes(out, self.server_id.as_bytes());
+        put_bytes(out, self.ep.as_bytes());
+        put_text(out, self.path);
+        put_long(out, self.timestamp);
+    }
 }
 
 impl ResponseObserve {
     /// Writes the datum of a notification behind what is there: the same as that of a record with these fields, without
     /// owning them.
     pub fn write_datum(head: ObserveHead<'_>, rep: &ResponsePayload, out: &mut Vec<u8>) {
-        for text in [
-            head.ticket,
-            head.observation_id,
-            head.server_id,
-            head.ep,
-            head.path,
-        ] {
-            put_bytes(out, text.as_bytes());
-        }
-        put_long(out, head.timestamp);
+        head.write(out);
         rep.write(out);
     }
+
+    /// Writes the datum of a notification that shows a node at a path: the same as with [`content_from_node`], and where
+    /// it is a resource with one value, which is what most devices send, nothing is taken from the heap for it.
+    ///
+    /// # Errors
+    /// Those of [`content_from_node`]; then nothing is written.
+    pub fn write_shown(
+        head: ObserveHead<'_>,
+        path: &ObjectPath,
+        node: &Node,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ConvertError> {
+        if let (Node::Resource(resource), ObjectPath::Resource(_, _, id)) = (node, *path)
+            && let ResourceContent::Single(value) = &resource.content
+            && resource.id == id
+        {
+            head.write(out);
+            ResponseCode::Content.write(out);
+            RequestKind::Observe.write(out);
+            put_long(out, 1 + ResponseBody::READ);
+            put_long(out, ReadContent::RESOURCE);
+            AvroResource::write_single(id, path, value, out);
+            return Ok(());
+        }
+        let rep = ResponsePayload {
+            code: ResponseCode::Content,
+            kind: RequestKind::Observe,
+            body: Some(ResponseBody::Read(content_from_node(node, path)?)),
+        };
+        Self::write_datum(head, &rep, out);
+        Ok(())
+    }
+}
+
+impl ReadContent {
+    /// The branch of [`ReadContent::Resource`].
+    const RESOURCE: i64 = 2;
+}
+
+impl ResponseBody {
+    /// The branch of [`ResponseBody::Read`]; the null of an optional body stands before it.
+    const READ: i64 = 0;
 }

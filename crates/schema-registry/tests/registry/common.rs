@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 use service::Context;
 
 pub(crate) const V1: &str = "application/vnd.schemaregistry.v1+json";
+/// The fields of the least record.
+pub(crate) const INT: &str = r#"{"name":"a","type":"int"}"#;
 
 /// A client of a registry at some base URL.
 #[derive(Clone)]

@@ -5,5 +5,6 @@
 
 mod clients;
 mod common;
+mod confluent;
 mod rest;
 mod topic;

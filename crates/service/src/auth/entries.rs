@@ -1,4 +1,5 @@
 //! Files of users and of tokens: `name:role:hash`, one a line; empty lines and those with `#` in front are passed over.
+//! A user whose hash is the word `certificate` has no password: a client certificate with that common name is the login.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,6 +20,8 @@ const FILE_LIMIT: u64 = 1024 * 1024;
 const ENTRIES: usize = 10_000;
 /// What a token's hash begins with.
 const SHA_256: &str = "sha256$";
+/// What stands in the hash's place where a client certificate is the login.
+const CERTIFICATE: &str = "certificate";
 /// What a token begins with, so that one that got lost is recognised as one.
 const TOKEN: &str = "zlt_";
 
@@ -101,6 +104,14 @@ pub fn token_entry(name: &Name, role: Role) -> (Secret, String) {
 pub(super) struct Directory {
     pub(super) users: HashMap<String, User>,
     pub(super) tokens: Vec<Token>,
+    /// What the certificates with these common names let do.
+    pub(super) certificates: HashMap<String, Role>,
+}
+
+impl Directory {
+    pub(super) fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.tokens.is_empty() && self.certificates.is_empty()
+    }
 }
 
 pub(super) struct User {
@@ -146,12 +157,17 @@ impl Files {
             &contents.users,
             (path(&self.users), USERS),
             |name, role, hash| {
-                let hash = hash.parse()?;
-                let user = User { role, hash };
-                match directory.users.insert(name.0, user) {
-                    None => Ok(()),
-                    Some(_) => Err(EntryError::Twice),
+                let known = &directory;
+                if known.users.contains_key(&name.0) || known.certificates.contains_key(&name.0) {
+                    return Err(EntryError::Twice);
                 }
+                if hash == CERTIFICATE {
+                    directory.certificates.insert(name.0, role);
+                } else {
+                    let hash = hash.parse()?;
+                    directory.users.insert(name.0, User { role, hash });
+                }
+                Ok(())
             },
         )?;
         let mut names = std::collections::HashSet::new();
@@ -275,10 +291,24 @@ mod tests {
             .unwrap();
         assert_eq!(directory.users.len(), 2);
         assert_eq!(directory.users["ann"].role, Role::Admin);
+        assert!(directory.certificates.is_empty());
+
+        let by_certificate = "client-cloud:operate:certificate";
+        let directory = users(by_certificate).ok().unwrap();
+        assert!(directory.users.is_empty());
+        assert_eq!(directory.certificates["client-cloud"], Role::Operate);
 
         let cases = [
             ("hunter2".to_owned(), "line 1: it has to be name:role:hash"),
             (format!("{ann}\n{ann}"), "line 2: the name is there twice"),
+            (
+                format!("{ann}\nann:read:certificate"),
+                "line 2: the name is there twice",
+            ),
+            (
+                "ann:read:certificates".to_owned(),
+                "line 1: a password's hash",
+            ),
             ("ann:root:x".to_owned(), "line 1: a role is"),
             ("an n:read:x".to_owned(), "line 1: a name has"),
             ("ann:read:hunter2".to_owned(), "line 1: a password's hash"),

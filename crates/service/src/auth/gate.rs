@@ -1,4 +1,5 @@
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use super::entries::{Contents, Directory, Files, User};
 use super::failures::{Failures, Source};
 use super::password::{LONGEST, PasswordHash};
-use super::sessions::Sessions;
+use super::sessions::{self, Sessions};
 use super::{AuthArgs, AuthError, Role};
 use crate::seldom::Seldom;
 use crate::{CancellationToken, Secret};
@@ -27,6 +28,8 @@ const PENALTY: u32 = 3;
 /// The most verified passwords remembered, and for how long.
 const VERIFIED: usize = 1_024;
 const VERIFIED_FOR: Duration = Duration::from_secs(600);
+/// How often a stream looks whether its session still stands: it ends by time too.
+const STANDS: Duration = Duration::from_secs(60);
 
 /// Somebody who may come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,31 @@ pub struct Caller {
     /// The user's or token's name; `None` where nobody has to say who they are.
     pub name: Option<String>,
     pub role: Role,
+    by: By,
+}
+
+/// What let somebody in.
+#[derive(Clone, PartialEq, Eq)]
+enum By {
+    /// Everything is open.
+    Nothing,
+    Certificate,
+    Password(Box<PasswordHash>),
+    Session([u8; 32]),
+    Token([u8; 32]),
+}
+
+/// Without what it was: this gets into logs.
+impl fmt::Debug for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::Certificate => "certificate",
+            Self::Password(_) => "password",
+            Self::Session(_) => "session",
+            Self::Token(_) => "token",
+        })
+    }
 }
 
 /// Why somebody may not.
@@ -41,7 +69,8 @@ pub struct Caller {
 pub enum Denied {
     /// Nothing was said that could be checked.
     #[error(
-        "log in: this takes a user and password (Basic), a token (Bearer), or a session of the page"
+        "log in: this takes a user and password (Basic), a token (Bearer), a client certificate, or a session of the \
+         page"
     )]
     Unknown,
     /// It was wrong. Not told: whether there is such a user.
@@ -75,6 +104,8 @@ pub(super) enum Credentials {
         password: Secret,
     },
     Session(Secret),
+    /// The common name of a certificate that the listener has checked.
+    Certificate(String),
     /// Something that can't be understood.
     Other,
 }
@@ -125,7 +156,7 @@ impl AuthArgs {
         }
         let contents = files.read()?;
         let directory = files.parse(&contents)?;
-        if directory.users.is_empty() && directory.tokens.is_empty() {
+        if directory.is_empty() {
             tracing::warn!(
                 "the files of users and tokens have no entry: nobody can use the interface"
             );
@@ -194,11 +225,20 @@ impl Gate {
         }
     }
 
-    /// Ends when users or tokens change: a stream that goes on for hours has to be asked for anew then.
-    pub async fn changed(&self) {
+    /// Ends when what let this caller in does not count any more: a logout, a session's end, a change in the files. A
+    /// stream that goes on for hours ends with it.
+    pub async fn shut_out(&self, caller: &Caller) {
         let mut changed = self.0.changed.subscribe();
-        if changed.changed().await.is_err() {
-            std::future::pending().await
+        loop {
+            let counts = match &self.0.closed {
+                Some(closed) => closed.still_counts(caller),
+                None => return std::future::pending().await,
+            };
+            if !counts {
+                return;
+            }
+            // The sender is this gate's own: it does not end before.
+            let _ = tokio::time::timeout(STANDS, changed.changed()).await;
         }
     }
 
@@ -217,6 +257,7 @@ impl Gate {
             return Ok(Caller {
                 name: None,
                 role: Role::Admin,
+                by: By::Nothing,
             });
         };
         match credentials.ok_or(Denied::Unknown)? {
@@ -229,6 +270,7 @@ impl Gate {
                 .of_password(&user, &password, from)
                 .await
                 .map(|(caller, _)| caller),
+            Credentials::Certificate(name) => closed.of_certificate(name).ok_or(Denied::Unknown),
             Credentials::Other => Err(closed.failed(from, Denied::Unknown)),
         }
     }
@@ -256,6 +298,7 @@ impl Gate {
     pub fn logout(&self, session: &Secret) {
         if let Some(closed) = &self.0.closed {
             lock(&closed.sessions).end(session.expose());
+            self.0.changed.send_modify(|version| *version += 1);
         }
     }
 }
@@ -285,7 +328,42 @@ impl Closed {
         Some(Caller {
             name: Some(name),
             role: user.role,
+            by: By::Session(sessions::key(id.expose())),
         })
+    }
+
+    fn of_certificate(&self, name: String) -> Option<Caller> {
+        let role = *self.directory().certificates.get(&name)?;
+        Some(Caller {
+            name: Some(name),
+            role,
+            by: By::Certificate,
+        })
+    }
+
+    /// Whether what let a caller in lets in still, as the same and with the same role.
+    fn still_counts(&self, caller: &Caller) -> bool {
+        let directory = self.directory();
+        let name = caller.name.as_deref().unwrap_or_default();
+        let user = |hash: &PasswordHash| {
+            let user = directory.users.get(name);
+            user.filter(|user| user.hash == *hash).map(|user| user.role)
+        };
+        let role = match &caller.by {
+            By::Nothing => None,
+            By::Certificate => directory.certificates.get(name).copied(),
+            By::Password(hash) => user(hash),
+            By::Session(key) => {
+                let now = Instant::now();
+                lock(&self.sessions).made_with(key, now).and_then(user)
+            }
+            By::Token(digest) => directory
+                .tokens
+                .iter()
+                .find(|token| token.name == name && token.digest == *digest)
+                .map(|token| token.role),
+        };
+        role == Some(caller.role)
     }
 
     /// All are compared, each in constant time: a thousand take some 20 µs.
@@ -301,6 +379,7 @@ impl Closed {
         found.map(|token| Caller {
             name: Some(token.name.clone()),
             role: token.role,
+            by: By::Token(digest),
         })
     }
 
@@ -319,6 +398,7 @@ impl Closed {
         let caller = |user: &User| Caller {
             name: Some(name.to_owned()),
             role: user.role,
+            by: By::Password(Box::new(user.hash.clone())),
         };
         if let (Some(user), Some(digest)) = (user, digest)
             && lock(&self.verified).holds(&digest, &user.hash, Instant::now())

@@ -1,6 +1,8 @@
 //! The gate before an axum router.
+//!
+//! Besides who may do what it keeps pages of other sites out, and sets the headers that every answer has.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -14,9 +16,9 @@ use serde_json::json;
 
 use super::gate::{Caller, Credentials, Gate};
 use super::sessions::IDLE;
-use super::{Denied, Role};
+use super::{Denied, Role, foreign};
 use crate::Secret;
-use crate::tls::Peer;
+use crate::tls::{Listener, Peer};
 
 /// What a method on a path takes; `None`: nothing, it is for everybody.
 pub type Policy = fn(&Method, &str) -> Option<Role>;
@@ -28,10 +30,27 @@ pub struct Protection {
     pub policy: Policy,
     /// The answer to who may not, in the interface's own form. `WWW-Authenticate` and `Retry-After` are added.
     pub refuse: fn(StatusCode, &str) -> Response,
-    /// Whether it is served over TLS: then browsers keep the session's cookie to TLS.
-    pub tls: bool,
-    /// The port, which stands in the cookie's name: browsers don't tell the ports of a host apart.
-    pub port: u16,
+    /// Whether it is served over TLS: then browsers keep the session's cookie to TLS, and no other site's name can be
+    /// made to lead here.
+    tls: bool,
+    /// Where it is served. The port stands in the cookie's name: browsers don't tell the ports of a host apart.
+    address: SocketAddr,
+}
+
+impl Protection {
+    /// Of what is served on this listener.
+    pub fn new(
+        listener: &Listener,
+        policy: Policy,
+        refuse: fn(StatusCode, &str) -> Response,
+    ) -> Self {
+        Self {
+            policy,
+            refuse,
+            tls: listener.scheme() == "https",
+            address: listener.address(),
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -41,8 +60,16 @@ struct Guarded {
 }
 
 impl Gate {
-    /// A router that lets only those in who may. It needs [`Peer`] as its connect info.
+    /// A router that lets only those in who may, and no pages of other sites. It needs [`Peer`] as its connect info;
+    /// handlers get the [`Caller`] as an extension.
     pub fn protect(&self, router: Router, by: Protection) -> Router {
+        if !self.is_open() && !by.tls && !by.address.ip().to_canonical().is_loopback() {
+            tracing::warn!(
+                "passwords and tokens come over {} in clear: give the listener a certificate (--tls-certificate-location), \
+                 or put a proxy with TLS before it",
+                by.address
+            );
+        }
         let guarded = Guarded {
             gate: self.clone(),
             by,
@@ -64,13 +91,22 @@ impl Gate {
     }
 }
 
-async fn check(State(guarded): State<Guarded>, mut request: Request, next: Next) -> Response {
+async fn check(State(guarded): State<Guarded>, request: Request, next: Next) -> Response {
+    let mut response = match foreign::refusal(&request, guarded.gate.is_open(), guarded.by.tls) {
+        None => let_in(guarded, request, next).await,
+        Some(reason) => (guarded.by.refuse)(StatusCode::FORBIDDEN, reason),
+    };
+    foreign::keep_private(response.headers_mut());
+    response
+}
+
+async fn let_in(guarded: Guarded, mut request: Request, next: Next) -> Response {
     let needs = (guarded.by.policy)(request.method(), request.uri().path());
     let Some(needs) = needs else {
         return next.run(request).await;
     };
     let from = remote(&request);
-    let credentials = guarded.credentials(request.headers());
+    let credentials = guarded.credentials(&request);
     let caller = match guarded.gate.caller(credentials, from).await {
         Ok(caller) => caller,
         Err(denied) => {
@@ -110,7 +146,7 @@ async fn check(State(guarded): State<Guarded>, mut request: Request, next: Next)
 
 /// GET `/api/session`.
 async fn who(State(guarded): State<Guarded>, request: Request) -> Response {
-    let credentials = guarded.credentials(request.headers());
+    let credentials = guarded.credentials(&request);
     let caller = guarded
         .gate
         .caller(credentials, remote(&request))
@@ -180,7 +216,7 @@ fn session(guarded: &Guarded, caller: Option<&Caller>) -> serde_json::Value {
 
 impl Guarded {
     fn name(&self) -> String {
-        format!("zeelos_session_{}", self.by.port)
+        format!("zeelos_session_{}", self.by.address.port())
     }
 
     fn cookie(&self, value: &str, seconds: u64) -> String {
@@ -191,11 +227,15 @@ impl Guarded {
         )
     }
 
-    /// What a request says. An `Authorization` counts before a cookie.
-    fn credentials(&self, headers: &HeaderMap) -> Option<Credentials> {
+    /// What a request says. An `Authorization` counts before a cookie, and a cookie before a certificate.
+    fn credentials(&self, request: &Request) -> Option<Credentials> {
+        let headers = request.headers();
         match headers.get(header::AUTHORIZATION) {
             Some(value) => Some(authorization(value).unwrap_or(Credentials::Other)),
-            None => self.session(headers).map(Credentials::Session),
+            None => self
+                .session(headers)
+                .map(Credentials::Session)
+                .or_else(|| certificate(request).map(Credentials::Certificate)),
         }
     }
 
@@ -272,14 +312,19 @@ fn authorization(value: &HeaderValue) -> Option<Credentials> {
     })
 }
 
+fn peer(request: &Request) -> Option<&Peer> {
+    let ConnectInfo(peer) = request.extensions().get::<ConnectInfo<Peer>>()?;
+    Some(peer)
+}
+
 /// Where nothing is known of it the source is one for all.
 fn remote(request: &Request) -> IpAddr {
-    request
-        .extensions()
-        .get::<ConnectInfo<Peer>>()
-        .map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(peer)| {
-            peer.address.ip()
-        })
+    peer(request).map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.address.ip())
+}
+
+/// The name in the client's certificate, which the listener has checked.
+fn certificate(request: &Request) -> Option<String> {
+    peer(request)?.certificate.as_ref()?.common_name.clone()
 }
 
 #[cfg(test)]

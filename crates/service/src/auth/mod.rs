@@ -4,6 +4,7 @@
 //! unless it is told to (`--web-open`).
 //!
 //! ```text
+//! client certificate        the listener has checked it; its name is looked up      microseconds
 //! Authorization: Bearer …   a token's SHA-256 is looked up                        microseconds
 //! Authorization: Basic …    verified before from there: a digest is looked up     microseconds
 //!                           else Argon2id, one at a time                          12 ms and 7 MiB each
@@ -19,6 +20,7 @@
 
 mod entries;
 mod failures;
+mod foreign;
 mod gate;
 mod http;
 mod password;
@@ -29,6 +31,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use axum::http::Method;
+
 pub use entries::{EntryError, Name, token_entry, user_entry};
 pub use gate::{Caller, Denied, Gate, Login};
 pub use http::{Policy, Protection};
@@ -37,7 +41,8 @@ pub use password::PasswordError;
 /// The options of a service's HTTP interface that say who may use it.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct AuthArgs {
-    /// A file of users, one `name:role:hash` a line; `zeelos users hash` makes such a line
+    /// A file of users, one `name:role:hash` a line; `zeelos users hash` makes such a line, and
+    /// `name:role:certificate` is a client certificate with that common name
     #[arg(long, env = "ZEELOS_USERS_FILE", value_name = "FILE")]
     pub users_file: Option<PathBuf>,
     /// A file of bearer tokens, one `name:role:hash` a line; `zeelos token new` makes such a line
@@ -60,6 +65,14 @@ pub enum Role {
 }
 
 impl Role {
+    /// What a method takes that is for nobody in particular: to look, or to act.
+    pub fn to_call(method: &Method) -> Self {
+        match *method {
+            Method::GET | Method::HEAD | Method::OPTIONS => Self::Read,
+            _ => Self::Operate,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",

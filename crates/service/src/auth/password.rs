@@ -29,7 +29,8 @@ pub enum PasswordError {
     Length,
     /// No Argon2id hash, or one that costs too much.
     #[error(
-        "a password's hash begins with $argon2id$, and asks for 64 MiB at most; `zeelos users hash` makes it"
+        "a password's hash begins with $argon2id$, and asks for 64 MiB at most; `zeelos users hash` makes it (a client \
+         certificate of that name is said by the word certificate)"
     )]
     Hash,
 }

@@ -50,13 +50,13 @@ impl Sessions {
             since: now,
             used: now,
         };
-        self.0.insert(sha256(id.as_bytes()), session);
+        self.0.insert(key(&id), session);
         id
     }
 
     /// The user whose session it is, with the password it was made with.
     pub(super) fn user(&mut self, id: &str, now: Instant) -> Option<(String, PasswordHash)> {
-        let key = sha256(id.as_bytes());
+        let key = key(id);
         let session = self.0.get_mut(&key)?;
         if !session.stands(now) {
             self.0.remove(&key);
@@ -66,9 +66,20 @@ impl Sessions {
         Some((session.user.clone(), session.hash.clone()))
     }
 
-    pub(super) fn end(&mut self, id: &str) {
-        self.0.remove(&sha256(id.as_bytes()));
+    /// The password that a session was made with, while it stands; to ask is no use of it.
+    pub(super) fn made_with(&self, key: &[u8; 32], now: Instant) -> Option<&PasswordHash> {
+        let session = self.0.get(key)?;
+        session.stands(now).then_some(&session.hash)
     }
+
+    pub(super) fn end(&mut self, id: &str) {
+        self.0.remove(&key(id));
+    }
+}
+
+/// What a session is found by.
+pub(super) fn key(id: &str) -> [u8; 32] {
+    sha256(id.as_bytes())
 }
 
 impl Session {
@@ -99,6 +110,10 @@ mod tests {
         assert_eq!(user(&mut sessions, &id, now + LONGEST), None);
 
         let id = sessions.start("ann", PasswordHash::of_nobody(), now);
+        let stands = |sessions: &Sessions, at| sessions.made_with(&key(&id), at).is_some();
+        assert!(stands(&sessions, now + IDLE / 2));
+        // To ask whether it stands was no use of it.
+        assert!(!stands(&sessions, now + IDLE));
         assert_eq!(user(&mut sessions, &id, now + IDLE), None);
         let id = sessions.start("ann", PasswordHash::of_nobody(), now);
         sessions.end(&id);

@@ -15,7 +15,7 @@ use Resource::{Cluster, Group, Topic, TransactionalId};
 pub(crate) fn of_cloud(gateways: &[GatewayId]) -> Vec<AccessRule> {
     let mut rules = Rules::default();
     rules.registry("schema-registry-cloud");
-    rules.exporter("kafka-exporter-cloud");
+    rules.exporter("kafka-exporter-cloud", gateways, into_cloud);
     rules.connect("connect-cloud", gateways);
     for operator in ["client-cloud", "rest-cloud"] {
         rules.operator(operator, gateways);
@@ -31,7 +31,11 @@ pub(crate) fn of_gateway(gateway: &GatewayId) -> Vec<AccessRule> {
     let mut rules = Rules::default();
     let role = |name: &str| format!("{name}-{gateway}");
     rules.registry(&role("schema-registry-gateway"));
-    rules.exporter(&role("kafka-exporter-gateway"));
+    rules.exporter(
+        &role("kafka-exporter-gateway"),
+        std::slice::from_ref(gateway),
+        into_edge,
+    );
     for operator in ["client-gateway", "rest-gateway"] {
         rules.operator(&role(operator), std::slice::from_ref(gateway));
     }
@@ -39,6 +43,20 @@ pub(crate) fn of_gateway(gateway: &GatewayId) -> Vec<AccessRule> {
     rules.analytics(&role("analytics"), gateway);
     rules.mirror_at_gateway(gateway);
     rules.done()
+}
+
+/// The flow that writes at the cloud.
+fn into_cloud(gateway: &GatewayId) -> String {
+    format!("mirrormaker_cloud_{gateway}")
+}
+
+fn into_edge(gateway: &GatewayId) -> String {
+    format!("mirrormaker_edge_{gateway}")
+}
+
+/// Where a flow keeps its offsets, at its target.
+fn offsets(flow: &str) -> String {
+    format!("{flow}.mirror-offsets")
 }
 
 #[derive(Default)]
@@ -105,7 +123,11 @@ impl Rules {
         self.allow(role, exactly(Group, "schema-registry"), &[Read]);
     }
 
-    fn exporter(&mut self, role: &str) {
+    /// What it shows of mirrors it reads in the offsets that they keep.
+    fn exporter(&mut self, role: &str, gateways: &[GatewayId], into: fn(&GatewayId) -> String) {
+        for gateway in gateways {
+            self.allow(role, exactly(Topic, &offsets(&into(gateway))), &[Read]);
+        }
         self.allow(role, exactly(Topic, "*"), &[Describe]);
         self.allow(role, exactly(Group, "*"), &[Describe]);
         self.allow(role, exactly(Cluster, "kafka-cluster"), &[Describe]);
@@ -181,11 +203,7 @@ impl Rules {
         self.allow(&role, exactly(Topic, &requests), &[Read]);
         // Its certificate is at the edge, where it may be stolen: it may not give the gateway orders from here.
         self.add(&role, exactly(Topic, &requests), &[Write], false);
-        self.flow(
-            &role,
-            &format!("mirrormaker_edge_{gateway}"),
-            &format!("mirrormaker_cloud_{gateway}"),
-        );
+        self.flow(&role, &into_edge(gateway), &into_cloud(gateway));
     }
 
     fn mirror_at_gateway(&mut self, gateway: &GatewayId) {
@@ -196,11 +214,7 @@ impl Rules {
         self.allow(&role, exactly(Topic, &requests), &[Write, Create]);
         let letters = format!("{requests}.dlq");
         self.allow(&role, exactly(Topic, &letters), &[Write, Create]);
-        self.flow(
-            &role,
-            &format!("mirrormaker_cloud_{gateway}"),
-            &format!("mirrormaker_edge_{gateway}"),
-        );
+        self.flow(&role, &into_cloud(gateway), &into_edge(gateway));
     }
 
     /// The two flows of a gateway as one cluster sees them: `out` reads here, `into` writes here, with its offsets and
@@ -209,12 +223,10 @@ impl Rules {
         self.allow(role, exactly(Group, out), &[Read]);
         self.allow(role, exactly(Group, into), &[Describe]);
         self.allow(role, beginning(Group, &format!("{out}.")), &[Read]);
-        let offsets = format!("{into}.mirror-offsets");
         let own = [Read, Write, Create, DescribeConfigs];
-        self.allow(role, exactly(Topic, &offsets), &own);
+        self.allow(role, exactly(Topic, &offsets(into)), &own);
         // To see a flow that would carry its own records back.
-        let others = format!("{out}.mirror-offsets");
-        self.allow(role, exactly(Topic, &others), &[Read]);
+        self.allow(role, exactly(Topic, &offsets(out)), &[Read]);
         self.allow(role, exactly(TransactionalId, into), &[Write]);
         self.allow(
             role,

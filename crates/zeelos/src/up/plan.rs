@@ -449,6 +449,7 @@ impl Builder<'_> {
             args.extend(strings(&["--connector", &file.display().to_string()]));
         }
         args.extend(kafka_args(cloud));
+        args.extend(auth_args(&self.args.auth));
         self.child(format!("cloud/{service}"), wave::DOWNSTREAM, args)?;
         Ok(reachable(listen))
     }
@@ -515,7 +516,7 @@ impl Builder<'_> {
     }
 }
 
-/// Who may use the server's interface, as `up` was told.
+/// Who may use the interfaces, as `up` was told.
 fn auth_args(auth: &AuthArgs) -> Vec<String> {
     let file = |option: &str, path: &Option<PathBuf>| {
         path.as_ref()

@@ -4,9 +4,10 @@
 //! cargo run --release -p fuzz --bin long -- 600 coap_datagram server_datagrams
 //! ```
 //!
-//! Prints for each target how many inputs it took and the slowest of them. A panic ends the run, with the input written
-//! to a file; so does an input that takes longer than 10 ms of CPU three times in a row, which is no accident of the
-//! machine. A build without optimisation says nothing about time: it looks for panics only.
+//! Prints for each target how many inputs it took, the slowest of them, and the most that one took from the heap. A
+//! panic ends the run, with the input written to a file; so does an input that takes longer than 10 ms of CPU three times
+//! in a row, which is no accident of the machine, or, where it is a datagram, more memory than its length explains. A build
+//! without optimisation says nothing about time: it looks for panics and for memory only.
 //! cargo-fuzz, which `../lib.rs` tells of, finds deeper paths; this needs nothing but the compiler.
 
 use std::fs;
@@ -15,7 +16,8 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use fuzz::{Mutator, TARGETS, Target};
+use allocation_counter::measure;
+use fuzz::{FROM_THE_NETWORK, Mutator, TARGETS, Target};
 use nix::time::{ClockId, clock_gettime};
 
 const SLOW: Duration = if cfg!(debug_assertions) {
@@ -25,6 +27,11 @@ const SLOW: Duration = if cfg!(debug_assertions) {
 };
 /// What is kept as further seeds, since it took another amount of time than all before it.
 const MOST_KEPT: usize = 1_000;
+/// From the heap, for each KiB of a datagram that is begun: 64 KiB for what is read of it, twice, since most entries write
+/// what they have read, read that again, and compare the two.
+const MOST_TAKEN: u64 = 2 * (64 << 10);
+/// A longer step is one in which the process was stopped; it does not count as time of the run.
+const LONGEST_STEP: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -52,40 +59,53 @@ fn run(name: &str, target: Target, limit: Duration) -> bool {
         .filter_map(|file| fs::read(file.path()).ok())
         .collect();
     let mut mutator = Mutator::new(0x5eed_0f2e);
-    let (begun, mut inputs, mut slowest) = (Instant::now(), 0_u64, Duration::ZERO);
-    while begun.elapsed() < limit {
+    // What is made once per process, and what the entry itself sets up, is not the input's.
+    target(&[]);
+    let idle = measure(|| target(&[])).bytes_max;
+    let (mut ran, mut inputs, mut slowest, mut most) = (Duration::ZERO, 0_u64, Duration::ZERO, 0);
+    let is_datagram = FROM_THE_NETWORK.contains(&name);
+    let (mut step, cpu_before) = (Instant::now(), cpu());
+    while ran < limit {
         let input = mutator.near(&seeds);
-        let Some(mut took) = timed(target, &input) else {
+        let Some((mut took, taken)) = measured(target, &input) else {
             return report(name, "panics", &input);
         };
         for _ in 0..2 {
             if took <= SLOW {
                 break;
             }
-            took = timed(target, &input).unwrap_or(took).min(took);
+            took = measured(target, &input).map_or(took, |(again, _)| again.min(took));
         }
         if took > SLOW {
             return report(name, &format!("takes {took:?}"), &input);
         }
-        if took > slowest {
-            slowest = took;
-            // What is slow may lie near what is slower.
-            if seeds.len() < MOST_KEPT {
-                seeds.push(input);
-            }
+        let taken = taken.saturating_sub(idle);
+        if is_datagram && taken > MOST_TAKEN * input.len().div_ceil(1_024).max(1) as u64 {
+            return report(name, &format!("takes {taken} bytes of memory"), &input);
+        }
+        // What is slow or large may lie near what is slower or larger.
+        let further = took > slowest || taken > most;
+        (slowest, most) = (slowest.max(took), most.max(taken));
+        if further && seeds.len() < MOST_KEPT {
+            seeds.push(input);
         }
         inputs += 1;
+        let now = Instant::now();
+        ran += (now - step).min(LONGEST_STEP);
+        step = now;
     }
-    let seconds = begun.elapsed().as_secs();
-    println!("{name}: {inputs} inputs in {seconds} s, the slowest took {slowest:?}");
+    let (seconds, used) = (ran.as_secs(), cpu().saturating_sub(cpu_before).as_secs());
+    println!(
+        "{name}: {inputs} inputs in {seconds} s ({used} s of CPU), the slowest took {slowest:?}, the largest {most} bytes"
+    );
     true
 }
 
-/// How long it took; `None` if it panicked.
-fn timed(target: Target, input: &[u8]) -> Option<Duration> {
-    let begun = cpu();
-    catch_unwind(AssertUnwindSafe(|| target(input))).ok()?;
-    Some(cpu().saturating_sub(begun))
+/// How long it took, and how much of the heap at one time; `None` if it panicked.
+fn measured(target: Target, input: &[u8]) -> Option<(Duration, u64)> {
+    let (begun, mut whole) = (cpu(), true);
+    let heap = measure(|| whole = catch_unwind(AssertUnwindSafe(|| target(input))).is_ok());
+    whole.then(|| (cpu().saturating_sub(begun), heap.bytes_max))
 }
 
 /// What this thread has used: it may share the machine.

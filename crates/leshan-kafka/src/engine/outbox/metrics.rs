@@ -14,7 +14,7 @@ pub(super) static REFUSED: LazyLock<[IntCounter; 2]> = LazyLock::new(|| {
     let refused = register_int_counter_vec!(
         Opts::new(
             "zeelos_spool_refused_total",
-            "Notifications not taken because Kafka is away and the spool is full."
+            "Notifications and Sends not taken because Kafka is away and the spool is full."
         ),
         &["type"]
     )
@@ -25,16 +25,27 @@ pub(super) static REFUSED: LazyLock<[IntCounter; 2]> = LazyLock::new(|| {
 pub(super) static LOST: LazyLock<IntCounterVec> = LazyLock::new(|| {
     register_int_counter_vec!(
         "zeelos_records_lost_total",
-        "Records that Kafka does not take, whatever is done (too large, a timestamp out of bounds).",
+        "Records that Kafka does not take, whatever is done (too large).",
         &["topic"]
     )
     .expect(VALID)
 });
 
-pub(super) static UPDATES_LEFT_OUT: LazyLock<IntCounter> = LazyLock::new(|| {
+pub(super) static UNTIMED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    register_int_counter_vec!(
+        Opts::new(
+            "zeelos_records_untimed_total",
+            "Records produced without a timestamp, because Kafka does not take the time of this machine's clock."
+        ),
+        &["topic"]
+    )
+    .expect(VALID)
+});
+
+pub(in crate::engine) static UPDATES_LEFT_OUT: LazyLock<IntCounter> = LazyLock::new(|| {
     register_int_counter!(
         "zeelos_updates_left_out_total",
-        "Registration updates without a record, because Kafka is away and twice the spool's bytes are used."
+        "Registration updates that changed nothing and have no record, because Kafka is away and twice the spool's bytes are used."
     )
     .expect(VALID)
 });

@@ -2,6 +2,9 @@
 
 mod lane;
 mod metrics;
+mod partitions;
+mod slots;
+mod source;
 mod waits;
 
 use std::sync::Arc;
@@ -13,9 +16,12 @@ use service::metrics::{Stage, records as passed};
 use tokio::sync::mpsc;
 
 use lane::{Afterwards, Lane};
-use metrics::{REFUSED, SPOOLED, UPDATES_LEFT_OUT};
+pub(super) use metrics::UPDATES_LEFT_OUT;
+use metrics::{REFUSED, SPOOLED};
 
-pub(crate) use lane::{Notification, TopicIds};
+pub(crate) use lane::TopicIds;
+use slots::Notification;
+pub(crate) use source::Source;
 use waits::RefusedOnes;
 pub(crate) use waits::Wait;
 pub(super) use waits::{Grouped, Refused};
@@ -165,15 +171,13 @@ impl Outbox {
         }
     }
 
-    /// A record that has to outlive a crash. `is_only_news`: one that says no more than that a device is still there,
-    /// and that is left out where the disk's share is used up twice over.
-    pub(super) fn enqueue(
-        &mut self,
-        record: Outgoing,
-        is_only_news: bool,
-        now: Instant,
-        changes: &mut Vec<Change>,
-    ) {
+    /// Whether registration updates may have records: not where the disk's share is used up twice over.
+    pub(super) fn takes_updates(&self) -> bool {
+        self.spool.bytes <= self.spool.limit.saturating_mul(NEWS_BEYOND)
+    }
+
+    /// A record that has to outlive a crash.
+    pub(super) fn enqueue(&mut self, record: Outgoing, now: Instant, changes: &mut Vec<Change>) {
         if record.kind == OutgoingKind::Reply {
             self.replies.last += 1;
             self.spool.add(&record);
@@ -181,10 +185,6 @@ impl Outbox {
                 id: self.replies.last,
                 record,
             });
-            return;
-        }
-        if is_only_news && self.spool.bytes > self.spool.limit.saturating_mul(NEWS_BEYOND) {
-            UPDATES_LEFT_OUT.inc();
             return;
         }
         let kind = record.kind as usize;
@@ -199,11 +199,12 @@ impl Outbox {
         self.lanes[kind].enqueue(record, &mut turn);
     }
 
-    /// A notification; its device has its acknowledgement when Kafka has it, or the disk.
+    /// A record of values; the device has its acknowledgement when Kafka has it, or the disk.
     pub(super) fn observation(
         &mut self,
-        record: Outgoing,
-        notification: Notification,
+        datum: &[u8],
+        source: &Source,
+        wait: Option<Wait>,
         now: Instant,
         changes: &mut Vec<Change>,
         waits: &mut Vec<Wait>,
@@ -216,9 +217,13 @@ impl Outbox {
             refused: &mut self.refused,
         };
         let producer = self.producer.as_ref().filter(|_| self.anew_at.is_none());
+        let notification = Notification {
+            source: source.clone(),
+            wait,
+        };
         self.lanes[OutgoingKind::Observation as usize].offer(
             producer,
-            record,
+            datum,
             notification,
             &mut turn,
         );
@@ -310,19 +315,30 @@ impl Outbox {
             // Its end may take half a second.
             std::thread::spawn(move || drop(gone));
         }
+        let producer = self.producer.as_ref().filter(|_| self.anew_at.is_none());
         for lane in &mut self.lanes {
-            lane.look(&mut turn);
+            lane.look(producer, &mut turn);
         }
         Ok(())
     }
 
     /// Observations that a notification was refused of, once there is room again: their values are asked for anew.
     pub(super) fn take_refused(&mut self, most: usize) -> Vec<(Refused, Option<Ack>)> {
-        let (part, of) = ROOM_AGAIN;
-        if self.refused.is_empty() || self.spool.bytes > self.spool.limit / of * part {
+        if self.refused.is_empty() || !self.has_room_again() {
             return Vec::new();
         }
         self.refused.take(most)
+    }
+
+    /// Whether there is room after the spool was full.
+    pub(super) fn has_room_again(&self) -> bool {
+        let (part, of) = ROOM_AGAIN;
+        self.spool.bytes <= self.spool.limit / of * part
+    }
+
+    /// What devices sent of their own accord and was not taken after all: they have to be told.
+    pub(super) fn take_refused_sends(&mut self) -> Vec<Ack> {
+        self.refused.take_sends()
     }
 
     /// Whether a notification can be taken now.
@@ -352,6 +368,12 @@ impl Outbox {
     /// Whether Kafka has everything that was handed over straight.
     pub(super) fn is_idle(&self) -> bool {
         self.lanes.iter().all(Lane::is_idle)
+    }
+
+    /// Notifications that the producer has.
+    #[cfg(test)]
+    pub(super) fn on_its_way(&self) -> usize {
+        self.lanes[OutgoingKind::Observation as usize].in_flight()
     }
 
     /// When something is to be done though nothing comes in.

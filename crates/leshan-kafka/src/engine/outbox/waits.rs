@@ -66,21 +66,38 @@ impl Refused {
 
 /// As many as there are observations, which are bounded; with the acknowledgement the device still waits for.
 #[derive(Default)]
-pub(super) struct RefusedOnes(BTreeMap<Refused, Option<Ack>>);
+pub(super) struct RefusedOnes {
+    observations: BTreeMap<Refused, Option<Ack>>,
+    /// Of values that devices sent of their own accord and that found no room at their second attempt: as many as the
+    /// producer had.
+    sends: Vec<Ack>,
+}
 
 impl RefusedOnes {
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.observations.is_empty()
     }
 
     pub(super) fn insert(&mut self, observation: &Observation, ack: Option<Ack>) {
-        let known = self.0.entry(Refused::of(observation)).or_default();
+        let known = self
+            .observations
+            .entry(Refused::of(observation))
+            .or_default();
         *known = ack.or(*known);
     }
 
     pub(super) fn take(&mut self, most: usize) -> Vec<(Refused, Option<Ack>)> {
-        std::iter::from_fn(|| self.0.pop_first())
+        std::iter::from_fn(|| self.observations.pop_first())
             .take(most)
             .collect()
+    }
+
+    /// A device has to be told that what it sent was not taken.
+    pub(super) fn send(&mut self, ack: Option<Ack>) {
+        self.sends.extend(ack);
+    }
+
+    pub(super) fn take_sends(&mut self) -> Vec<Ack> {
+        std::mem::take(&mut self.sends)
     }
 }

@@ -13,9 +13,12 @@
 //! CCS, Finished                    ─────►
 //! ```
 
+mod credentials;
+mod refusal;
+
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chacha20::ChaCha12Rng;
 use chacha20::rand_core::Rng as _;
@@ -25,81 +28,16 @@ use openssl::pkey::{PKey, Public};
 use crate::choice::{Choice, choose};
 use crate::exchange::{Exchange, Message, Taken};
 use crate::hello::{CertificateType, ClientHello, ServerHello};
-use crate::message::{self, ClientKeys, Ephemeral, Fragment, kind};
-use crate::peer::{check_encoding, public_key_of_certificate, public_key_of_spki};
-use crate::prf::{MasterSecret, master_secret, psk_premaster, verify_data};
-use crate::protect::{Keys, Protector, derive_keys};
+use crate::message::{self, Ephemeral, Fragment, kind};
+use crate::prf::{MasterSecret, verify_data};
+use crate::protect::{Keys, Protector};
 use crate::record::{ContentType, Record, Window};
 use crate::resume::{Resumable, SessionId};
 use crate::suite::{Bulk, CipherSuite, KeyExchange};
 use crate::wire::Reader;
-use crate::{Alert, Authority, CertificateRefusal, Identity, ServerConfig};
+use crate::{Alert, Authority, Identity, ServerConfig, Stats};
 
-/// Why a client got no session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// No key is known under its identity.
-    #[error("no endpoint has this PSK identity")]
-    UnknownIdentity,
-    /// Its last message does not open, or is not what it should be: its key is another.
-    #[error("the pre-shared key is not the one that is known here")]
-    WrongKey,
-    /// Nobody has this public key.
-    #[error("no endpoint has this public key")]
-    UnknownPublicKey,
-    /// Its certificate is not taken.
-    #[error("{0}")]
-    Certificate(#[from] CertificateRefusal),
-    /// It sent none.
-    #[error("it has no certificate and no public key")]
-    NoCertificate,
-    /// It does not hold the private key.
-    #[error("it does not hold the private key")]
-    BadSignature,
-    /// There is nothing that both can.
-    #[error("it offers no cipher suite that is possible here")]
-    NoCommonSuite,
-    /// It is older than DTLS 1.2.
-    #[error("it does not speak DTLS 1.2")]
-    Version,
-    /// There are as many sessions as there may be.
-    #[error(
-        "there are as many sessions as there may be (raise the maximum, or shorten the idle timeout)"
-    )]
-    Full,
-    /// It did not go on in time.
-    #[error("it did not finish its handshake in time")]
-    Timeout,
-    /// It gave up.
-    #[error("it ended the handshake: {0}")]
-    ByPeer(Alert),
-    /// What it sent makes no sense.
-    #[error("its handshake is malformed: {0}")]
-    Malformed(Alert),
-}
-
-impl From<Alert> for Refusal {
-    fn from(alert: Alert) -> Refusal {
-        Refusal::Malformed(alert)
-    }
-}
-
-impl Refusal {
-    /// What the client is told; `None` where it is told nothing.
-    pub(crate) fn alert(self) -> Option<Alert> {
-        Some(match self {
-            // Who guesses identities is not told which of them exist (RFC 4279 section 2).
-            Self::UnknownIdentity | Self::WrongKey | Self::BadSignature => Alert::DECRYPT_ERROR,
-            Self::UnknownPublicKey => Alert::CERTIFICATE_UNKNOWN,
-            Self::Certificate(refusal) => refusal.alert(),
-            Self::NoCertificate | Self::NoCommonSuite => Alert::HANDSHAKE_FAILURE,
-            Self::Version => Alert::PROTOCOL_VERSION,
-            Self::Full => Alert::INTERNAL_ERROR,
-            Self::Malformed(alert) => alert,
-            Self::Timeout | Self::ByPeer(_) => return None,
-        })
-    }
-}
+pub use refusal::Refusal;
 
 /// What all handshakes of a server use.
 pub(crate) struct Tools<'a> {
@@ -107,6 +45,7 @@ pub(crate) struct Tools<'a> {
     pub(crate) authority: &'a dyn Authority,
     pub(crate) protector: &'a mut Protector,
     pub(crate) rng: &'a mut ChaCha12Rng,
+    pub(crate) stats: &'a mut Stats,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +70,9 @@ pub(crate) enum Step {
 /// Records of epoch 1 that came before there were keys: kept, since the network may turn two datagrams round.
 const EARLY_MOST: usize = 2;
 const EARLY_BYTES: usize = 512;
+/// How long after a record that does not open a client is taken for one with another key. Not at once: the record may be
+/// anybody's, and the client's own, if it was lost, comes again within 9 s (RFC 7925 section 11).
+const WRONG_KEY_AFTER: Duration = Duration::from_secs(10);
 
 pub(crate) struct Handshake {
     pub(crate) started: Instant,
@@ -153,6 +95,8 @@ pub(crate) struct Handshake {
     keys: Option<(Keys, Keys)>,
     window: Window,
     early: Vec<(ContentType, u64, Vec<u8>)>,
+    /// A record came that should be its Finished and does not open: when it is to be judged by that.
+    unreadable: Option<Instant>,
 }
 
 impl fmt::Debug for Handshake {
@@ -202,14 +146,12 @@ impl Handshake {
         };
         let pace = tools.config.retransmission.pace();
         let first_in = message.number.wrapping_add(1);
+        // A device with little room gets pieces that fit. It is not told so: what it is sent in the session has the size
+        // of CoAP's blocks, which is for CoAP to settle.
+        let room = extensions.max_fragment.unwrap_or(usize::MAX);
+        let mtu = crate::config::mtu(tools.config.mtu.min(room));
         // The answer to message n is message n, its record the one of the hello (RFC 6347 section 4.2.1).
-        let exchange = Exchange::new(
-            first_in,
-            message.number,
-            record_sequence,
-            pace,
-            crate::config::mtu(tools.config.mtu),
-        );
+        let exchange = Exchange::new(first_in, message.number, record_sequence, pace, mtu);
         let mut server_random = [0; 32];
         tools.rng.fill_bytes(&mut server_random);
         let session_id = match &resumable {
@@ -242,6 +184,7 @@ impl Handshake {
             keys: None,
             window: Window::default(),
             early: Vec::new(),
+            unreadable: None,
         };
         handshake
             .exchange
@@ -339,6 +282,11 @@ impl Handshake {
     ) -> Result<Step, Refusal> {
         match (record.epoch, record.kind) {
             (0, ContentType::Handshake) => self.fragments(tools, now, 0, record.fragment),
+            // After its key exchange what a client says is protected: in clear it is somebody else's.
+            (0, ContentType::Alert) if self.keys.is_some() && !self.resumed => {
+                tools.stats.forged += 1;
+                Ok(Step::Wait)
+            }
             (0, ContentType::Alert) => match crate::alert::parse(record.fragment) {
                 Some((crate::alert::Level::Fatal, alert)) => Err(Refusal::ByPeer(alert)),
                 _ => Ok(Step::Wait),
@@ -352,13 +300,18 @@ impl Handshake {
                     return Ok(Step::Wait);
                 };
                 if !self.window.may_be_new(record.sequence) {
+                    tools.stats.replayed += 1;
                     return Ok(Step::Wait);
                 }
-                let content = match tools.protector.open(client, record) {
-                    Ok(content) => content,
+                // What does not open is dropped (RFC 6347 section 4.1.2.7): anybody can send it.
+                let Ok(content) = tools.protector.open(client, record) else {
+                    tools.stats.forged += 1;
                     // A resumed one may get what belongs to the session before it.
-                    Err(_) if self.resumed || kind == ContentType::Alert => return Ok(Step::Wait),
-                    Err(_) => return Err(self.wrong_key()),
+                    if !self.resumed && kind == ContentType::Handshake && self.unreadable.is_none()
+                    {
+                        self.unreadable = now.checked_add(WRONG_KEY_AFTER);
+                    }
+                    return Ok(Step::Wait);
                 };
                 self.window.mark(record.sequence);
                 match kind {
@@ -374,12 +327,33 @@ impl Handshake {
         }
     }
 
-    /// Repeats the flight; `None` when it was repeated often enough.
-    pub(crate) fn repeat(&mut self, tools: &mut Tools<'_>, now: Instant) -> Option<Vec<Vec<u8>>> {
-        if self.exchange.back_off() {
-            self.send(tools, now, true).ok()
-        } else {
-            None
+    /// When [`Handshake::on_time`] is due.
+    pub(crate) fn next_time(&self) -> Option<Instant> {
+        let times = [self.exchange.repeat_at, self.unreadable];
+        times.into_iter().flatten().min()
+    }
+
+    /// Its time has come: the flight is repeated, unless it was often enough or the client is to be refused.
+    pub(crate) fn on_time(
+        &mut self,
+        tools: &mut Tools<'_>,
+        now: Instant,
+    ) -> Result<Vec<Vec<u8>>, Refusal> {
+        if self.unreadable.is_some_and(|at| at <= now) {
+            return Err(self.wrong_key());
+        }
+        let age = now.saturating_duration_since(self.started);
+        if age < tools.config.handshake_timeout && self.exchange.back_off() {
+            return Ok(self.send(tools, now, true)?);
+        }
+        Err(self.gave_up())
+    }
+
+    /// Why it came to nothing, if it did not go on.
+    pub(crate) fn gave_up(&self) -> Refusal {
+        match self.unreadable {
+            Some(_) => self.wrong_key(),
+            None => Refusal::Timeout,
         }
     }
 
@@ -495,76 +469,6 @@ impl Handshake {
         Ok(Step::Wait)
     }
 
-    fn certificate(&mut self, tools: &Tools<'_>, body: &[u8]) -> Result<(), Refusal> {
-        let chain = message::parse_certificate(self.certificate_type, body)?;
-        let first = chain.first().ok_or(Refusal::NoCertificate)?;
-        let (key, identity) = match self.certificate_type {
-            CertificateType::RawPublicKey => {
-                let key = public_key_of_spki(first)?;
-                // As OpenSSL writes it: the same key has one name, however the client wrote it.
-                let spki = key.public_key_to_der().map_err(Alert::from)?;
-                if !tools.authority.knows_public_key(&spki) {
-                    self.identity = Some(Arc::new(Identity::RawPublicKey(spki)));
-                    return Err(Refusal::UnknownPublicKey);
-                }
-                (key, Identity::RawPublicKey(spki))
-            }
-            CertificateType::X509 => {
-                // Before its bytes become somebody's name.
-                check_encoding(first)?;
-                let identity = Identity::Certificate(first.clone());
-                let checked = tools.authority.check_chain(&chain);
-                if let Err(refusal) = checked {
-                    self.identity = Some(Arc::new(identity));
-                    return Err(refusal.into());
-                }
-                (public_key_of_certificate(first)?, identity)
-            }
-        };
-        self.client_key = Some(key);
-        self.identity = Some(Arc::new(identity));
-        Ok(())
-    }
-
-    fn client_keys(&mut self, tools: &mut Tools<'_>, body: &[u8]) -> Result<(), Refusal> {
-        let exchange = self.suite.key_exchange();
-        let keys = ClientKeys::parse(body, exchange.has_psk(), exchange.has_ecdhe())?;
-        let shared = match (&self.ephemeral, keys.point) {
-            (Some(own), Some(point)) => Some(own.agree(point)?),
-            _ => None,
-        };
-        self.ephemeral = None;
-        let premaster = match keys.identity {
-            Some(identity) => {
-                self.identity = Some(Arc::new(Identity::Psk(identity.to_vec())));
-                let psk = tools.authority.psk(identity);
-                self.identity_unknown = psk.is_none();
-                // A key that nobody has: the handshake fails as it does with a wrong key, and as late.
-                let mut nobodys = [0; 16];
-                tools.rng.fill_bytes(&mut nobodys);
-                let bytes = psk.as_ref().map_or(&nobodys[..], |psk| psk.bytes());
-                psk_premaster(bytes, shared.as_deref())
-            }
-            None => shared.ok_or(Alert::INTERNAL_ERROR)?,
-        };
-        let hash = openssl::sha::sha256(&self.exchange.transcript);
-        let hash = self.extended_master_secret.then_some(&hash);
-        let master = master_secret(&premaster, hash, &self.client_random, &self.server_random);
-        self.set_master(master);
-        Ok(())
-    }
-
-    fn set_master(&mut self, master: MasterSecret) {
-        self.keys = Some(derive_keys(
-            self.suite,
-            self.encrypt_then_mac,
-            &master,
-            &self.client_random,
-            &self.server_random,
-        ));
-        self.master = Some(master);
-    }
-
     fn finished(
         &mut self,
         tools: &mut Tools<'_>,
@@ -619,88 +523,4 @@ impl Handshake {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that can't go on ends")]
-
-    use std::net::SocketAddr;
-    use std::sync::Arc;
-    use std::time::Instant;
-
-    use openssl::ec::EcKey;
-    use openssl::pkey::PKey;
-
-    use super::*;
-    use crate::{Client, ClientAuth, ClientConfig, Event, OwnKey, Psk, Server};
-
-    struct Knows(Vec<u8>);
-
-    impl Authority for Knows {
-        fn psk(&self, _: &[u8]) -> Option<Psk> {
-            None
-        }
-
-        fn knows_public_key(&self, spki: &[u8]) -> bool {
-            spki == self.0
-        }
-
-        fn check_chain(&self, _: &[Vec<u8>]) -> Result<(), CertificateRefusal> {
-            Err(CertificateRefusal::Unknown)
-        }
-
-        fn still_knows(&self, _: &Identity) -> bool {
-            true
-        }
-    }
-
-    fn own() -> OwnKey {
-        let key = EcKey::generate(&message::p256().unwrap()).unwrap();
-        let pem = PKey::from_ec_key(key)
-            .unwrap()
-            .private_key_to_pem_pkcs8()
-            .unwrap();
-        OwnKey::from_pem(&pem, None).unwrap()
-    }
-
-    /// What somebody could do who has seen a device's public key: it is on the wire in clear.
-    #[test]
-    fn a_public_key_without_its_private_half_is_nothing() {
-        for steals in [false, true] {
-            let (server_key, device) = (own(), own());
-            let config = ServerConfig {
-                own_key: Some(server_key.clone()),
-                ..ServerConfig::default()
-            };
-            let known = device.public_key().to_vec();
-            let mut server = Server::new(config, Arc::new(Knows(known)), [1; 32]).unwrap();
-            let shown = if steals {
-                OwnKey {
-                    key: own().key,
-                    ..device
-                }
-            } else {
-                device
-            };
-            let auth = ClientAuth::RawPublicKey {
-                own: shown,
-                server: server_key.public_key().to_vec(),
-            };
-            let mut client = Client::new(ClientConfig::new(auth), [2; 32]).unwrap();
-            let (now, at) = (Instant::now(), SocketAddr::from(([192, 0, 2, 1], 5684)));
-            client.connect(now);
-            while let Some(datagram) = client.poll_transmit() {
-                server.handle_datagram(now, at, &datagram);
-                while let Some(transmit) = server.poll_transmit() {
-                    client.handle_datagram(now, &transmit.payload);
-                }
-            }
-            assert_eq!(client.is_connected(), !steals);
-            let event = server.poll_event();
-            if steals {
-                let why = Refusal::BadSignature;
-                assert!(matches!(event, Some(Event::Refused { why: is, .. }) if is == why));
-            } else {
-                assert!(matches!(event, Some(Event::Established { .. })));
-            }
-        }
-    }
-}
+mod tests;
