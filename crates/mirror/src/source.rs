@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
@@ -16,18 +14,16 @@ use crate::bandwidth::{self, Wire};
 use crate::state::Shared;
 
 pub(crate) struct Source {
-    consumer: BaseConsumer<Commits>,
+    consumer: BaseConsumer<Reports>,
 }
 
-/// What becomes of commits; told on the thread that polls.
-pub(crate) struct Commits {
+/// What the client reports; told on the thread that polls.
+pub(crate) struct Reports {
     shared: Arc<Shared>,
     wire: Wire,
-    answered: AtomicU64,
-    failed: Mutex<Option<KafkaError>>,
 }
 
-impl ClientContext for Commits {
+impl ClientContext for Reports {
     fn stats_raw(&self, statistics: &[u8]) {
         if self.shared.flow.transfer == Transfer::Pull
             && let Some(total) = bandwidth::total(statistics, "rx_bytes")
@@ -41,12 +37,7 @@ impl ClientContext for Commits {
     }
 }
 
-impl ConsumerContext for Commits {
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        *self.failed.lock() = result.err();
-        self.answered.fetch_add(1, Ordering::Release);
-    }
-}
+impl ConsumerContext for Reports {}
 
 /// How long a new client is waited for.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -85,13 +76,11 @@ impl Source {
             )
             // An outage is told by who looks for new topics, more surely.
             .set("statistics.interval.ms", shared.statistics_interval_ms());
-        let context = Commits {
+        let context = Reports {
             shared: Arc::clone(shared),
             wire: Wire::default(),
-            answered: AtomicU64::new(0),
-            failed: Mutex::default(),
         };
-        let consumer: BaseConsumer<Commits> = config.create_with_context(context)?;
+        let consumer: BaseConsumer<Reports> = config.create_with_context(context)?;
         // Connects, and learns who leads what, so that it reads at once when it is told what to read.
         let _ = consumer.fetch_metadata(None, CONNECT_LIMIT);
         Ok(Self { consumer })
@@ -132,7 +121,7 @@ impl Source {
         }
     }
 
-    /// Commits to the flow's group; the answer comes to [`Source::commits_answered`]. The note says which process did.
+    /// Commits to the flow's group; without waiting it is not told whether it was done. The note says which process did.
     pub(crate) fn commit(
         &self,
         places: &[(&str, i32, i64)],
@@ -140,10 +129,6 @@ impl Source {
         mode: CommitMode,
     ) -> KafkaResult<()> {
         self.consumer.commit(&with_note(list(places)?, note), mode)
-    }
-
-    pub(crate) fn commits_answered(&self) -> u64 {
-        self.consumer.context().answered.load(Ordering::Acquire)
     }
 
     /// First or last offsets, all in one request to each leader.
@@ -154,11 +139,6 @@ impl Source {
     /// The next offset of each partition of which something came: also behind what ends transactions, which is no record.
     pub(crate) fn positions(&self) -> KafkaResult<Places> {
         Ok(offsets_of(&self.consumer.position()?))
-    }
-
-    /// Why the last commit failed, once.
-    pub(crate) fn take_commit_error(&self) -> Option<KafkaError> {
-        self.consumer.context().failed.lock().take()
     }
 
     /// The first offset of a partition with a record as young as this; `None` where there is none, or no answer.
